@@ -54,8 +54,9 @@ def real(low: float, high: float | None = None, *, above: bool = False) -> Check
     def check(value: Any, where: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _fail(where, f"a number {span}", value)
-        inside = (value > low if above else value >= low) and (value <= high if high is not None else value < float("inf"))
-        if not inside:
+        over = value > low if above else value >= low
+        under = value < float("inf") if high is None else value <= high
+        if not (over and under):
             raise _fail(where, f"a number {span}", value)
         return float(value)
 
@@ -102,7 +103,8 @@ def many(check: Check) -> Check:
         values = value if isinstance(value, list | tuple) else [value]
         if not values:
             raise _fail(where, "at least one value", value)
-        return tuple(dict.fromkeys(check(item, f"{where}[{i}]" if len(values) > 1 else where) for i, item in enumerate(values)))
+        places = [f"{where}[{i}]" if len(values) > 1 else where for i in range(len(values))]
+        return tuple(dict.fromkeys(map(check, values, places)))
 
     return check_all
 
@@ -377,15 +379,13 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
     """The pipeline that a parsed file describes; arguments and errors as :func:`load_pipeline`."""
     values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
     for dotted, value in (overrides or {}).items():
-        if isinstance(value, Path):
-            value = value.expanduser().absolute()
         *outer, key = dotted.split(".")
         table = values
         for step in outer:
             table = table.setdefault(step, {})
             if not isinstance(table, dict):
                 raise ConfigError(f"{file}: {step}: expected a table, got {table!r}")
-        table[key] = value
+        table[key] = value.expanduser().absolute() if isinstance(value, Path) else value
 
     where = str(file)
     _known(values, ("name", "cache", "runs", "images", "backbone", "extract", "heads"), where)
