@@ -1,0 +1,95 @@
+"""Cards: the data that describes a backbone. Each is a TOML file in ``cards/``, or one of the user's own."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from diffcache.diffusion.schedules import Schedule
+from diffcache.errors import ConfigError, MissingError, nearest
+from diffcache.images import Preprocessing
+
+_TABLES = ("architecture", "schedule", "preprocessing", "weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What there is to know of a backbone before its weights are read.
+
+    Attributes:
+        name: the card's name.
+        title: one line for people.
+        kind: which code runs it: ``adm`` or ``pixels``.
+        architecture: the network's own settings.
+        schedule: noise schedule; None for a network without noise.
+        preprocessing: from an image to the network's input.
+        weights_file: usual name of the file of weights; None for a backbone that has none.
+        weights_url: where its authors publish it.
+    """
+
+    name: str
+    title: str
+    kind: str
+    architecture: Mapping[str, Any]
+    schedule: Schedule | None
+    preprocessing: Preprocessing
+    weights_file: str | None = None
+    weights_url: str | None = None
+
+
+def card_names() -> tuple[str, ...]:
+    """Names of the cards that come with diffcache, sorted."""
+    folder = resources.files(__package__) / "cards"
+    return tuple(sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml")))
+
+
+def load_card(name: str | Path | Card) -> Card:
+    """A card by its name, or from a TOML file by its path (which ends in ``.toml``).
+
+    Raises:
+        ConfigError: no card of that name, or a file that is no card.
+        MissingError: no such file.
+    """
+    if isinstance(name, Card):
+        return name
+    if str(name).endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise MissingError(f"{path}: no such card file; the cards that come with diffcache: {', '.join(card_names())}")
+        return _parse(path.read_text(encoding="utf-8"), path.stem, str(path))
+    if name not in card_names():
+        raise ConfigError(f"card {str(name)!r}: {nearest(str(name), card_names())}; or a path that ends in .toml")
+    entry = resources.files(__package__) / "cards" / f"{name}.toml"
+    return _parse(entry.read_text(encoding="utf-8"), str(name), f"card {name}")
+
+
+def _parse(text: str, name: str, where: str) -> Card:
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: not a TOML file: {error}") from None
+    known = ("title", "kind", *_TABLES)
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {key!r}; {nearest(key, known)}")
+    for key in _TABLES:
+        if not isinstance(values.get(key, {}), dict):
+            raise ConfigError(f"{where}: {key}: expected a table, got {values[key]!r}")
+    weights = values.get("weights", {})
+    try:
+        return Card(
+            name=name,
+            title=str(values.get("title", name)),
+            kind=values["kind"],
+            architecture=values["architecture"],
+            schedule=Schedule(**values["schedule"]) if "schedule" in values else None,
+            preprocessing=Preprocessing(**values["preprocessing"]),
+            weights_file=weights.get("file"),
+            weights_url=weights.get("url"),
+        )
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{where}: not a card: {error}; the cards in diffcache/backbones/cards show the form") from None
