@@ -109,7 +109,7 @@ def many(check: Check) -> Check:
     return check_all
 
 
-def path(value: Any, where: str) -> Path:
+def file_path(value: Any, where: str) -> Path:
     """A path; :func:`load_pipeline` makes it relative to the pipeline file."""
     if isinstance(value, Path):
         return value
@@ -152,12 +152,14 @@ class SplitConfig:
         path: the folder of classes; for ``folder``.
         images: IDX file of images, plain or gzip; for ``idx``.
         labels: IDX file of labels, plain or gzip; for ``idx``.
+        follow_links: whether symbolic links that lead out of the folder are followed; for ``folder``.
     """
 
     format: str = _field(one_of("folder", "idx"), "folder")
-    path: Path | None = _field(path, None)
-    images: Path | None = _field(path, None)
-    labels: Path | None = _field(path, None)
+    path: Path | None = _field(file_path, None)
+    images: Path | None = _field(file_path, None)
+    labels: Path | None = _field(file_path, None)
+    follow_links: bool = _field(flag, False)
 
     def require(self, where: str) -> None:
         """Raise ConfigError unless exactly the paths of the format are named."""
@@ -197,7 +199,7 @@ class BackboneConfig:
     """
 
     card: str = _field(text)
-    weights: Path | None = _field(path, None)
+    weights: Path | None = _field(file_path, None)
     precision: str = _field(one_of(AUTO, "fp32", "bf16", "fp16"), AUTO)
     device: str = _field(text, AUTO)
     condition: str | int | None = _field(condition, None)
@@ -395,7 +397,7 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
     folder = file.absolute().parent
 
     def place(key: str, default: str) -> Path:
-        return folder / path(values.get(key, default), f"{where}: {key}")
+        return folder / file_path(values.get(key, default), f"{where}: {key}")
 
     return Pipeline(
         name=name(values.get("name", file.stem), f"{where}: name"),

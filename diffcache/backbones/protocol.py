@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from diffcache.errors import SettingError
+from diffcache.setting import Setting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from diffcache.backbones.card import Card
+    from diffcache.events import Fallback
+    from diffcache.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class BlockInfo:
         return (self.channels, self.height, self.width)
 
 
-def check_blocks(numbers: Collection[int], blocks: Sequence[BlockInfo]) -> set[int]:
+def check_blocks(numbers: Collection[int], blocks: Sequence[BlockInfo], *, card: str = "CARD") -> set[int]:
     """The numbers as a set.
 
     Raises:
@@ -41,5 +51,75 @@ def check_blocks(numbers: Collection[int], blocks: Sequence[BlockInfo]) -> set[i
         raise SettingError("blocks: at least one block number is needed")
     for b in sorted(wanted):
         if not 1 <= b <= len(blocks):
-            raise SettingError(f"b={b}: this network has blocks 1 to {len(blocks)}; `diffcache blocks CARD` lists them")
+            raise SettingError(f"b={b}: this network has blocks 1 to {len(blocks)}; `diffcache blocks {card}` lists them")
     return wanted
+
+
+class Backbone(Protocol):
+    """A frozen network that gives features of images.
+
+    Opening one reads no weights: :meth:`recipe` and ``blocks`` come from the card, and the weights are
+    read by :meth:`load`, or at the first call of :meth:`features`.
+
+    Attributes:
+        card: what describes it.
+        blocks: its blocks, in the order data passes.
+        device: where it computes.
+        precision: resolved arithmetic, ``fp32``, ``bf16`` or ``fp16``.
+        fallbacks: what is used in place of what was asked for.
+    """
+
+    card: Card
+    device: torch.device
+    precision: str
+    fallbacks: tuple[Fallback, ...]
+
+    @property
+    def blocks(self) -> tuple[BlockInfo, ...]: ...
+
+    def recipe(self, *, seed: int, dtype: str) -> Recipe:
+        """Everything that decides what its features are, for one seed of the noise and one storage type."""
+        ...
+
+    def load(self) -> None:
+        """Read the weights, if that has not been done.
+
+        Raises:
+            WeightsError: they are not those of the card.
+        """
+        ...
+
+    def features(self, x0: Tensor, *, t: int | None, noise: Tensor | None, blocks: Collection[int]) -> dict[int, Tensor]:
+        """Outputs of some blocks for one group of images.
+
+        Args:
+            x0: images in [-1, 1], float32 (n, channels, size, size), on the backbone's device.
+            t: time step; None for a network without noise.
+            noise: standard normal values shaped like ``x0``; None where ``t`` is None.
+            blocks: block numbers.
+
+        Returns:
+            Block number to its output, (n, channels, height, width).
+        """
+        ...
+
+
+def check_setting(setting: Setting, backbone: Backbone) -> None:
+    """Raise SettingError, with what is possible, unless the backbone has this setting."""
+    schedule = backbone.card.schedule
+    if schedule is None and setting.t is not None:
+        raise SettingError(f"setting {setting}: backbone {backbone.card.name} takes no noise; write its settings t-/...")
+    if schedule is not None:
+        if setting.t is None:
+            raise SettingError(f"setting {setting}: backbone {backbone.card.name} needs a time step")
+        schedule.check(setting.t)
+    check_blocks([setting.b], backbone.blocks, card=backbone.card.name)
+    block = backbone.blocks[setting.b - 1]
+    sides = {block.height, block.width}
+    if setting.pool and any(side % setting.pool for side in sides):
+        fits = [k for k in range(1, min(sides) + 1) if all(side % k == 0 for side in sides)]
+        why = "is larger than" if setting.pool > min(sides) else "does not divide"
+        raise SettingError(
+            f"setting {setting}: pool {setting.pool} {why} the {block.height}x{block.width} map of block {setting.b} "
+            f"({block.name}); possible: 0 (the whole map), {', '.join(map(str, fits))}"
+        )

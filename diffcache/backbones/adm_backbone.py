@@ -1,0 +1,135 @@
+"""The ADM as a backbone: weights read late, images noised, classes hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffcache.backbones.adm import ADM, AdmConfig
+from diffcache.backbones.card import Card
+from diffcache.backbones.checkpoint import file_hash, load_weights
+from diffcache.backbones.protocol import BlockInfo
+from diffcache.compute import torch_dtype
+from diffcache.diffusion import Schedule
+from diffcache.errors import ConfigError, MissingError
+from diffcache.events import Fallback
+from diffcache.recipe import Recipe
+
+
+class AdmBackbone:
+    """A guided-diffusion U-Net with its noise schedule; see :class:`diffcache.backbones.Backbone`.
+
+    A class-conditional network never sees the true label: it is told one class for all images, or the
+    mean of its class embeddings. A super-resolution network is shown the image itself, without noise,
+    averaged down to the size it enlarges.
+
+    Args:
+        card: describes it.
+        weights: file of weights.
+        device: where to compute.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        condition: a class number, or ``"mean"``; None means ``"mean"`` where the network takes classes.
+    """
+
+    def __init__(
+        self, card: Card, weights: Path, *, device: torch.device, precision: str, condition: str | int | None
+    ) -> None:
+        try:
+            self.config = AdmConfig(**card.architecture)
+        except TypeError as error:
+            raise ConfigError(f"card {card.name}: architecture: {error}") from None
+        if card.schedule is None:
+            raise ConfigError(f"card {card.name}: a diffusion network needs a [schedule]")
+        self.card = card
+        self.schedule: Schedule = card.schedule
+        self.weights = weights
+        self.device = device
+        self.precision = precision
+        self.fallbacks: tuple[Fallback, ...] = ()
+        self.condition = self._check(condition)
+        if not weights.is_file():
+            raise MissingError(f"{weights}: no such file of weights{_where_to_find(card)}")
+
+    def _check(self, condition: str | int | None) -> str | int | None:
+        classes = self.config.num_classes
+        if classes is None:
+            if condition is not None:
+                raise ConfigError(f"condition: card {self.card.name} takes no classes, got {condition!r}")
+            return None
+        if isinstance(condition, int) and not 0 <= condition < classes:
+            raise ConfigError(f"condition: card {self.card.name} has classes 0 to {classes - 1}, got {condition}")
+        return "mean" if condition is None else condition
+
+    @cached_property
+    def blocks(self) -> tuple[BlockInfo, ...]:
+        """The network's blocks, known without its weights."""
+        with torch.device("meta"):
+            return ADM(self.config).blocks
+
+    def recipe(self, *, seed: int, dtype: str) -> Recipe:
+        """See :class:`diffcache.backbones.Backbone`; hashes the file of weights."""
+        conditioning: dict[str, Any] = {}
+        if self.condition is not None:
+            conditioning["class"] = self.condition
+        if self.config.super_res:
+            conditioning["low_res"] = self._low_res_size
+        return Recipe(
+            backbone="adm",
+            architecture=self.config.plain(),
+            weights=file_hash(self.weights),
+            schedule=self.schedule.plain(),
+            preprocessing=self.card.preprocessing.plain(),
+            conditioning=conditioning or None,
+            seed=seed,
+            precision=self.precision,
+            dtype=dtype,
+        )
+
+    @property
+    def _low_res_size(self) -> int:
+        return self.config.image_size // 4  # both published upsamplers enlarge four times
+
+    def load(self) -> None:
+        """Read the weights now; see :class:`diffcache.backbones.Backbone`."""
+        self.network  # noqa: B018
+
+    @cached_property
+    def network(self) -> ADM:
+        """The network with its weights, on the device, in its precision."""
+        with torch.device("meta"):
+            network = ADM(self.config)
+        load_weights(network, self.weights, card=self.card.name)
+        network.eval().requires_grad_(False)
+        return network.to(self.device, dtype=torch_dtype(self.precision), memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def features(self, x0: Tensor, *, t: int | None, noise: Tensor | None, blocks: Collection[int]) -> dict[int, Tensor]:
+        """See :class:`diffcache.backbones.Backbone`."""
+        if t is None or noise is None:
+            raise ConfigError(f"card {self.card.name}: features need a time step and noise")
+        n = len(x0)
+        y = None
+        if self.condition is not None:
+            y = self._class_embedding.expand(n, -1)
+        low_res = F.adaptive_avg_pool2d(x0, self._low_res_size) if self.config.super_res else None
+        steps = torch.full((n,), t, device=x0.device)
+        x = self.schedule.q_sample(x0, t, noise=noise)
+        return self.network.features(x, steps, blocks=blocks, y=y, low_res=low_res)
+
+    @cached_property
+    def _class_embedding(self) -> Tensor:
+        table = self.network.label_emb.weight
+        if self.condition == "mean":
+            return table.float().mean(0, keepdim=True).to(table.dtype)
+        return table[int(self.condition)][None]
+
+
+def _where_to_find(card: Card) -> str:
+    usual = f"; card {card.name} expects {card.weights_file}" if card.weights_file else ""
+    return usual + (f", published at {card.weights_url}" if card.weights_url else "")

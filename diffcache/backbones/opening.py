@@ -1,0 +1,69 @@
+"""Opening a backbone by its card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from diffcache.backbones.adm_backbone import AdmBackbone
+from diffcache.backbones.card import Card, load_card
+from diffcache.backbones.pixels import PixelsBackbone
+from diffcache.backbones.protocol import Backbone
+from diffcache.compute import resolve_device, resolve_precision
+from diffcache.errors import ConfigError, nearest
+
+Opener = Callable[[Card, Path | None, torch.device, str, "str | int | None"], Backbone]
+
+
+def _adm(card: Card, weights: Path | None, device: torch.device, precision: str, condition: str | int | None) -> Backbone:
+    if weights is None:
+        where = f" ({card.weights_file}, published at {card.weights_url})" if card.weights_url else ""
+        raise ConfigError(f"card {card.name}: name its file of weights{where}")
+    return AdmBackbone(card, weights, device=device, precision=precision, condition=condition)
+
+
+def _pixels(
+    card: Card, weights: Path | None, device: torch.device, precision: str, condition: str | int | None
+) -> Backbone:
+    return PixelsBackbone(card, device=device)
+
+
+KINDS: Mapping[str, Opener] = {"adm": _adm, "pixels": _pixels}
+"""How each kind of card is opened; a new kind is one file and one line here."""
+
+
+def open_backbone(
+    card: str | Path | Card,
+    weights: str | Path | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    condition: str | int | None = None,
+) -> Backbone:
+    """Open the frozen network that a card describes. Its weights are read at the first use, or by ``load()``.
+
+    Args:
+        card: name of a card, or path of a card file (.toml).
+        weights: file of weights, ``.pt`` or ``.safetensors``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; ``auto`` takes the fastest that the device
+            has instructions for.
+        condition: which class a class-conditional network is told of every image; None for the mean
+            of its class embeddings.
+
+    Raises:
+        ConfigError: no such card, or an argument that does not fit it.
+        MissingError: no such file of weights.
+        DeviceError: no such device here.
+
+    >>> backbone = open_backbone("256x256_diffusion_uncond", "256x256_diffusion_uncond.pt")  # doctest: +SKIP
+    """
+    card = load_card(card)
+    if card.kind not in KINDS:
+        raise ConfigError(f"card {card.name}: kind {card.kind!r}; {nearest(card.kind, KINDS)}")
+    where = resolve_device(device)
+    return KINDS[card.kind](
+        card, None if weights is None else Path(weights), where, resolve_precision(precision, where), condition
+    )

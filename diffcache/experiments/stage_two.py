@@ -1,0 +1,129 @@
+"""Stage two of a pipeline: its heads on its settings, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from diffcache.config import HeadConfig, Pipeline, head_config
+from diffcache.errors import ConfigError, HeadError
+from diffcache.events import OnEvent, ignore
+from diffcache.experiments.features import FeatureSet
+from diffcache.experiments.stage_one import PIXELS
+from diffcache.heads import PairedDifference, Run, best_run, train_head
+from diffcache.heads.models import CNN_SIDE
+from diffcache.setting import Setting
+
+
+@dataclass(frozen=True)
+class HeadsResult:
+    """What the heads of a pipeline reached.
+
+    Attributes:
+        pixels: the linear head on raw pixels, where the pipeline asks for it.
+        runs: every run on the backbone's features, in the order of the file and of the settings.
+        best_linear: of the linear runs the one with the best validation accuracy.
+        best_other: of all other runs the one with the best validation accuracy.
+    """
+
+    pixels: Run | None
+    runs: tuple[Run, ...]
+    best_linear: Run | None
+    best_other: Run | None
+
+    def gain_over_pixels(self) -> PairedDifference | None:
+        """Test accuracy of the best linear head minus that of the same head on raw pixels."""
+        return self.best_linear.difference(self.pixels) if self.best_linear and self.pixels else None
+
+    def gain_over_linear(self) -> PairedDifference | None:
+        """Test accuracy of the best other head minus that of the best linear one."""
+        return self.best_other.difference(self.best_linear) if self.best_other and self.best_linear else None
+
+
+def needed_settings(pipeline: Pipeline) -> tuple[Setting, ...]:
+    """Every setting that some head of the pipeline may be trained on."""
+    named = {
+        setting for head in pipeline.heads.heads if not isinstance(head.settings, str) for setting in head.settings
+    }
+    grid = any(isinstance(head.settings, str) for head in pipeline.heads.heads)
+    return tuple(sorted(named | (_evaluated(pipeline) if grid else set())))
+
+
+def train_pipeline(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEvent = ignore) -> HeadsResult:
+    """Train every head of a pipeline on its settings; runs that exist are not repeated.
+
+    Args:
+        pipeline: names the heads.
+        features: what they are trained on, complete.
+        on_event: hears of progress.
+
+    Raises:
+        ConfigError: the pipeline names no heads.
+        HeadError: a head does not fit a setting or the labels.
+    """
+    heads = list(pipeline.heads.heads)
+    if not heads:
+        raise ConfigError(f"{pipeline.file}: no heads; add a table such as [heads.linear]")
+    linear = next((head for head in heads if head.kind == "linear"), head_config("linear"))
+    trainer = _Trainer(pipeline, features, on_event)
+
+    pixels = None
+    if pipeline.heads.pixels:
+        pixels = trainer.train(linear, PIXELS)
+    # What "best" means is decided by linear heads on the whole grid, so those come first.
+    probes: list[Run] = []
+    if any(head.settings == "best" for head in heads):
+        probes = [trainer.train(linear, setting) for setting in sorted(_evaluated(pipeline))]
+    runs: list[Run] = []
+    for head in heads:
+        for setting in _settings(head, pipeline, probes):
+            runs.append(trainer.train(head, setting))
+    runs = [*(probe for probe in probes if all(probe.path != run.path for run in runs)), *runs]
+    linears = [run for run in runs if run.kind == "linear"]
+    others = [run for run in runs if run.kind != "linear"]
+    return HeadsResult(
+        pixels=pixels,
+        runs=tuple(runs),
+        best_linear=best_run(linears) if linears else None,
+        best_other=best_run(others) if others else None,
+    )
+
+
+class _Trainer:
+    """Trains one head at a time, and says which runs were found."""
+
+    def __init__(self, pipeline: Pipeline, features: FeatureSet, on_event: OnEvent) -> None:
+        self.pipeline, self.features, self.on_event = pipeline, features, on_event
+        self._done: dict[tuple[HeadConfig, Setting], Run] = {}
+
+    def train(self, head: HeadConfig, setting: Setting) -> Run:
+        key = (replace(head, settings=()), setting)
+        if key not in self._done:
+            train, test = self.features.pair(setting)
+            self._done[key] = train_head(
+                train,
+                test,
+                head,
+                runs=self.pipeline.runs,
+                validation=self.pipeline.heads.validation,
+                split_seed=self.pipeline.heads.split_seed,
+                backbone="pixels" if setting == PIXELS else self.features.backbone,
+                on_event=self.on_event,
+            )
+        return self._done[key]
+
+
+def _evaluated(pipeline: Pipeline) -> set[Setting]:
+    """The grid at draw 0, the draw that evaluation uses."""
+    return {setting for setting in pipeline.extract.settings if setting.draw == 0}
+
+
+def _settings(head: HeadConfig, pipeline: Pipeline, probes: Sequence[Run]) -> Sequence[Setting]:
+    if head.settings == "all":
+        return sorted(_evaluated(pipeline))
+    if head.settings != "best":
+        return head.settings  # type: ignore[return-value]  # "all" and "best" are dealt with
+    fitting = [run for run in probes if head.kind != "cnn" or min(run.shape[1:]) >= CNN_SIDE]
+    if not fitting:
+        raise HeadError(f"cnn head: no setting of the grid has a map of at least {CNN_SIDE}x{CNN_SIDE}; add a pool of {CNN_SIDE} or more")
+    return [best_run(fitting).setting]

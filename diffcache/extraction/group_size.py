@@ -1,0 +1,78 @@
+"""How many images pass the network together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+
+import torch
+
+from diffcache.backbones import Backbone
+from diffcache.errors import DeviceError
+from diffcache.events import Fallback
+from diffcache.setting import Pass
+
+_LARGEST = {"cuda": 256}
+_LARGEST_ELSEWHERE = 64
+_SHARE = 0.25  # of the free memory: others need some, and the estimate is rough
+
+
+def choose_group_size(
+    asked: int | str, backbone: Backbone, *, blocks: Collection[int], pass_: Pass
+) -> tuple[int, tuple[Fallback, ...]]:
+    """The group size of a new store: the one asked for, or for ``auto`` one that fits the device.
+
+    The network is run once on a group of that size; where memory does not suffice the size is halved.
+
+    Args:
+        asked: a number, or ``auto``.
+        backbone: its weights are loaded by this.
+        blocks: the blocks that will be asked for.
+        pass_: any pass of the job.
+
+    Returns:
+        The size, and a fallback where it is not the one first tried.
+
+    Raises:
+        DeviceError: not even one image fits.
+    """
+    first = size = _estimate(backbone) if asked == "auto" else int(asked)
+    while not fits(size, backbone, blocks=blocks, pass_=pass_):
+        if size == 1:
+            raise DeviceError(f"{backbone.device}: out of memory with one image at a time; use another device")
+        size //= 2
+    if size == first:
+        return size, ()
+    return size, (Fallback("batch_size", str(first), str(size), f"out of memory on {backbone.device}"),)
+
+
+def fits(size: int, backbone: Backbone, *, blocks: Collection[int], pass_: Pass) -> bool:
+    """Whether a group of that size passes the network in the memory there is."""
+    try:
+        x0 = torch.zeros((size, *backbone.card.preprocessing.shape), device=backbone.device)
+        backbone.features(x0, t=pass_.t, noise=None if pass_.t is None else x0, blocks=blocks)
+        if backbone.device.type == "cuda":
+            torch.cuda.synchronize(backbone.device)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        if backbone.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return False
+    return True
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of PyTorch's says that memory ran out; processors have no class of their own for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _estimate(backbone: Backbone) -> int:
+    """A power of two: twice the outputs of all blocks in float32 fit in a share of the free memory."""
+    if backbone.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(backbone.device)
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4 << 30
+    image = 2 * 4 * sum(block.channels * block.height * block.width for block in backbone.blocks)
+    most = min(_LARGEST.get(backbone.device.type, _LARGEST_ELSEWHERE), max(1, int(_SHARE * free / image)))
+    return 1 << (most.bit_length() - 1)

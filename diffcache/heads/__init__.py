@@ -1,0 +1,68 @@
+"""Stage two: small heads trained on cached features; no backbone, no images, no weights needed.
+
+What is listed here is loaded when it is used: listing runs or scoring predictions imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffcache.heads.evaluation import PairedDifference, Proportion, paired_difference, proportion, wilson_interval
+    from diffcache.heads.features import Features
+    from diffcache.heads.models import build_head
+    from diffcache.heads.runs import Predictions, Run, best_run, find_runs, load_run
+    from diffcache.heads.single import train_head
+    from diffcache.heads.split import Split, stratified_split
+    from diffcache.heads.statistics import Statistics, feature_statistics
+
+__all__ = [
+    "Features",
+    "PairedDifference",
+    "Predictions",
+    "Proportion",
+    "Run",
+    "Split",
+    "Statistics",
+    "best_run",
+    "build_head",
+    "feature_statistics",
+    "find_runs",
+    "load_run",
+    "paired_difference",
+    "proportion",
+    "stratified_split",
+    "train_head",
+    "wilson_interval",
+]
+
+_HOME = {
+    "Features": "features",
+    "PairedDifference": "evaluation",
+    "Predictions": "runs",
+    "Proportion": "evaluation",
+    "Run": "runs",
+    "Split": "split",
+    "Statistics": "statistics",
+    "best_run": "runs",
+    "build_head": "models",
+    "feature_statistics": "statistics",
+    "find_runs": "runs",
+    "load_run": "runs",
+    "paired_difference": "evaluation",
+    "proportion": "evaluation",
+    "stratified_split": "split",
+    "train_head": "single",
+    "wilson_interval": "evaluation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

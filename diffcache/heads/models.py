@@ -1,0 +1,205 @@
+"""The four heads of the paper (2307.08702, section 3): linear, MLP, CNN and attention."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffcache.config import HEADS, HeadConfig
+from diffcache.errors import HeadError, nearest
+
+CNN_SIDE = 4
+"""Smallest side of a map that the CNN takes: below it a 3x3 convolution sees mostly its padding."""
+
+
+class LinearHead(nn.Sequential):
+    """One linear layer on the flattened features."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(_size(shape), classes))
+
+
+class MlpHead(nn.Sequential):
+    """Hidden layers (linear, GELU, dropout) on the flattened features, then a linear one."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, *, hidden: int, depth: int, dropout: float) -> None:
+        layers: list[nn.Module] = [nn.Flatten()]
+        width = _size(shape)
+        for _ in range(depth):
+            layers += [nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout)]
+            width = hidden
+        super().__init__(*layers, nn.Linear(width, classes))
+
+
+class CnnHead(nn.Module):
+    """3x3 convolutions (group norm, SiLU) with 2x2 average pooling between, then quarters and a linear layer.
+
+    Group norm and not batch norm, so that a row's logits depend on that row alone. The map is at
+    last averaged over its four quarters, which keeps where things are, roughly, at any size.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, *, hidden: int, depth: int, dropout: float) -> None:
+        super().__init__()
+        widths = [shape[0]] + [hidden] * depth
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(nn.GroupNorm(_groups(hidden), hidden) for _ in range(depth))
+        self.dropout = nn.Dropout(dropout)
+        self.classify = nn.Linear(4 * hidden, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, (convolve, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            if i and min(x.shape[2:]) >= CNN_SIDE:
+                x = F.avg_pool2d(x, 2)
+            x = F.silu(norm(convolve(x)))
+        return self.classify(self.dropout(_quarters(x)))
+
+
+class AttentionHead(nn.Module):
+    """Transformer blocks on the map's positions and a class token, whose output is classified.
+
+    Layer norm on each position's channels, a 1x1 projection to ``width``, the class token and a
+    learned position embedding, pre-norm blocks, a last norm, a linear layer.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        classes: int,
+        *,
+        width: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        channels, height, breadth = shape
+        self.norm_in = nn.LayerNorm(channels)
+        self.project = nn.Linear(channels, width)
+        self.token = nn.Parameter(torch.empty(1, 1, width))
+        self.positions = nn.Parameter(torch.empty(1, height * breadth + 1, width))
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            _Block(width, num_heads=num_heads, hidden=round(width * mlp_ratio), dropout=dropout) for _ in range(depth)
+        )
+        self.norm_out = nn.LayerNorm(width)
+        self.classify = nn.Linear(width, classes)
+        for embedding in (self.token, self.positions):
+            nn.init.trunc_normal_(embedding, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.project(self.norm_in(x.flatten(2).transpose(1, 2)))
+        tokens = torch.cat([self.token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = self.dropout(tokens + self.positions)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.classify(self.norm_out(tokens[:, 0]))
+
+
+class _Block(nn.Module):
+    """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, width: int, *, num_heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm_1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_2 = nn.LayerNorm(width)
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, tokens, width = x.shape
+        qkv = self.qkv(self.norm_1(x)).view(n, tokens, 3, self.num_heads, width // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, width)
+        x = x + self.dropout(self.out(mixed))
+        return x + self.dropout(self.down(F.gelu(self.up(self.norm_2(x)))))
+
+
+def build_head(config: HeadConfig, *, shape: tuple[int, int, int], classes: int, where: str = "features") -> nn.Module:
+    """A head on the CPU with the initial weights that ``config.seed`` decides.
+
+    The weights are PyTorch's defaults, and a normal of deviation 0.02 for tokens and positions.
+    PyTorch's own random state is left as it was.
+
+    Args:
+        config: kind and sizes of the head.
+        shape: (C, H, W) of one row of features.
+        classes: number of classes.
+        where: the setting of the features, for errors.
+
+    Returns:
+        A module from float (n, C, H, W) to logits (n, classes).
+
+    Raises:
+        HeadError: the head does not fit features of this shape.
+    """
+    _check_fit(config, shape, classes, where)
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: it would seed the GPUs too, and those are not restored here.
+        torch.default_generator.manual_seed(config.seed)
+        if config.kind == "linear":
+            return LinearHead(shape, classes)
+        if config.kind == "mlp":
+            return MlpHead(shape, classes, hidden=config.hidden, depth=config.depth, dropout=config.dropout)
+        if config.kind == "cnn":
+            return CnnHead(shape, classes, hidden=config.hidden, depth=config.depth, dropout=config.dropout)
+        return AttentionHead(
+            shape,
+            classes,
+            width=config.width,
+            depth=config.depth,
+            num_heads=config.num_heads,
+            mlp_ratio=config.mlp_ratio,
+            dropout=config.dropout,
+        )
+
+
+def parameter_count(head: nn.Module) -> int:
+    """How many numbers training changes."""
+    return sum(p.numel() for p in head.parameters() if p.requires_grad)
+
+
+def _check_fit(config: HeadConfig, shape: tuple[int, int, int], classes: int, where: str) -> None:
+    if config.kind not in HEADS:
+        raise HeadError(f"{where}: unknown kind of head {config.kind!r}; {nearest(config.kind, HEADS)}")
+    if classes < 2:
+        raise HeadError(f"{config.kind} head on {where}: expected at least 2 classes, got {classes}")
+    if len(shape) != 3 or min(shape) < 1:
+        raise HeadError(f"{config.kind} head on {where}: expected features of shape (C, H, W), got {tuple(shape)}")
+    if config.kind == "cnn" and min(shape[1:]) < CNN_SIDE:
+        raise HeadError(
+            f"cnn head on {where}: expected maps of at least {CNN_SIDE}x{CNN_SIDE}, got {shape[1]}x{shape[2]} "
+            f"(shape {tuple(shape)}); use a setting with pool {CNN_SIDE} or more, or pool 0 for whole maps, "
+            f"or a linear, mlp or attention head"
+        )
+    if config.kind == "attention" and config.width % config.num_heads:
+        raise HeadError(
+            f"attention head on {where}: expected a width that is a multiple of num_heads, "
+            f"got {config.width} and {config.num_heads}"
+        )
+
+
+def _size(shape: tuple[int, int, int]) -> int:
+    return shape[0] * shape[1] * shape[2]
+
+
+def _groups(channels: int) -> int:
+    """The most groups, 32 at most, that divide the channels."""
+    return next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
+
+
+def _quarters(x: Tensor) -> Tensor:
+    """(n, C, H, W) -> (n, 4 C): the means of the four quarters, which share a middle row or column.
+
+    The same as adaptive pooling to 2x2, whose backward pass on CUDA does not repeat exactly.
+    """
+    h, w = x.shape[2:]
+    rows, columns = ((slice(0, (s + 1) // 2), slice(s // 2, s)) for s in (h, w))
+    return torch.cat([x[:, :, r, c].mean(dim=(2, 3)) for r in rows for c in columns], dim=1)

@@ -1,0 +1,67 @@
+"""The optimiser, its learning rate at each step, and the loss."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffcache.config import HeadConfig
+
+
+def rate_factor(config: HeadConfig, step: int, *, steps_per_epoch: int) -> float:
+    """What the learning rate is multiplied by at a step, in [0, 1].
+
+    Warm-up rises linearly with the steps and reaches 1 at its last one. After it ``cosine`` falls to
+    0 at the end of the last epoch (1608.03983, equation 5, without restarts); ``step`` is multiplied
+    by ``step_factor`` every ``step_epochs`` epochs, counted from the first.
+
+    Args:
+        step: number of the step in the whole training, from 0.
+        steps_per_epoch: steps of an epoch.
+    """
+    warmup = config.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return (step + 1) / warmup
+    if config.schedule == "cosine":
+        done = (step - warmup) / max(1, config.epochs * steps_per_epoch - warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    if config.schedule == "step":
+        return config.step_factor ** (step // steps_per_epoch // config.step_epochs)
+    return 1.0
+
+
+def build_optimizer(head: nn.Module, config: HeadConfig, *, device: torch.device) -> torch.optim.Optimizer:
+    """SGD with momentum, or AdamW (1711.05101), on the head's parameters.
+
+    Weight decay acts on the weights of linear layers and convolutions only: not on biases, norms,
+    the class token or position embeddings, which pulling towards zero does not regularise.
+    """
+    decayed = {
+        id(module.weight)
+        for module in head.modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight is not None
+    }
+    groups = [
+        {"params": [p for p in head.parameters() if id(p) in decayed], "weight_decay": config.weight_decay},
+        {"params": [p for p in head.parameters() if id(p) not in decayed], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    # One kernel for all parameters; a small head otherwise spends its time on calls.
+    fused = device.type in ("cpu", "cuda")
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
+    return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
+
+
+def smoothed_loss(logits: Tensor, labels: Tensor, *, smoothing: float) -> Tensor:
+    """Mean cross entropy against (1 - s) one-hot + s uniform, in float32 (1512.00567, section 7).
+
+    Args:
+        logits: (n, classes).
+        labels: int64 (n,).
+        smoothing: s, in [0, 1).
+    """
+    return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)

@@ -1,0 +1,262 @@
+"""Run folders: one training and everything to know, use and compare it afterwards.
+
+RUNS/<images>/<kind>-<setting>-<hash>/
+    run.json           what was trained on what, how it went; written last: with it the run is complete
+    metrics.jsonl      a line an epoch (``EpochRecord``)
+    best.safetensors   weights of the best epoch (``head.*``), ``mean`` and ``deviation`` of the features
+    predictions.npz    the test rows' ids, labels, logits, predicted; the validation rows' predicted
+    state.pt           where training stands, to go on from
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diffcache.config import HeadConfig, head_config
+from diffcache.errors import ConfigError, HeadError, MissingError, SettingError
+from diffcache.heads.evaluation import PairedDifference, Proportion, paired_difference
+from diffcache.recipe import canonical_json
+from diffcache.setting import Setting
+
+if TYPE_CHECKING:
+    from diffcache.heads.standardize import StandardizedHead
+
+RUN_FORMAT = 1
+"""Raised when the files of a run come to mean something else."""
+
+RUN_JSON, METRICS, WEIGHTS, PREDICTIONS, STATE = (
+    "run.json",
+    "metrics.jsonl",
+    "best.safetensors",
+    "predictions.npz",
+    "state.pt",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a run said.
+
+    Attributes:
+        ids: the test samples' ids, str, shape (rows,).
+        labels: their classes, int64, shape (rows,).
+        logits: float32, shape (rows, classes).
+        predicted: the class with the largest logit, int64, shape (rows,).
+        validation_rows: rows of the training split that were held out, int64, shape (v,).
+        validation_labels, validation_predicted: theirs, int64, shape (v,).
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    predicted: np.ndarray
+    validation_rows: np.ndarray
+    validation_labels: np.ndarray
+    validation_predicted: np.ndarray
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether each test row is right, bool, shape (rows,)."""
+        return self.predicted == self.labels
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training, read from its folder.
+
+    Attributes:
+        path: the run folder.
+        record: all of ``run.json``, as plain values.
+        reused: whether it was found finished and not trained again.
+    """
+
+    path: Path
+    record: Mapping[str, Any] = field(repr=False)
+    reused: bool = field(default=False, compare=False)
+
+    @property
+    def id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def kind(self) -> str:
+        """Kind of head."""
+        return self.record["head"]["kind"]
+
+    @property
+    def images(self) -> str:
+        """Name of the image set."""
+        return self.record["images"]
+
+    @property
+    def backbone(self) -> str:
+        """Name of the network the features are of."""
+        return self.record["backbone"]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in label order."""
+        return tuple(self.record["class_names"])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a row of features."""
+        channels, height, width = self.record["shape"]
+        return channels, height, width
+
+    @cached_property
+    def setting(self) -> Setting:
+        """Which features."""
+        return Setting.parse(self.record["setting"])
+
+    @cached_property
+    def config(self) -> HeadConfig:
+        """How the head was made and trained."""
+        values = {name: value for name, value in self.record["head"].items() if name != "kind"}
+        return head_config(self.kind, values, where=str(self.path / RUN_JSON))
+
+    @property
+    def top1(self) -> Proportion:
+        """Share of test rows that are right."""
+        return Proportion(**self.record["result"]["top1"])
+
+    @property
+    def top5(self) -> Proportion | None:
+        """Share of test rows whose class is among the five likeliest; None for ten classes or fewer."""
+        values = self.record["result"]["top5"]
+        return None if values is None else Proportion(**values)
+
+    @property
+    def validation_top1(self) -> float:
+        """Share of validation rows that are right at the best epoch."""
+        return self.record["result"]["validation_top1"]
+
+    @property
+    def validation_loss(self) -> float:
+        """Mean cross entropy of the validation rows at the best epoch."""
+        return self.record["result"]["validation_loss"]
+
+    @property
+    def best_epoch(self) -> int:
+        """The chosen epoch, from 1."""
+        return self.record["result"]["best_epoch"]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were trained."""
+        return self.record["parameters"]
+
+    @property
+    def seconds(self) -> float:
+        """Time of statistics, epochs and evaluation, over all the times it was gone on with."""
+        return self.record["seconds"]
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``, one dict an epoch."""
+        return [json.loads(line) for line in (self.path / METRICS).read_text(encoding="utf-8").splitlines()]
+
+    def predictions(self) -> Predictions:
+        """What the head said of test and validation rows."""
+        with np.load(self.path / PREDICTIONS, allow_pickle=False) as arrays:
+            return Predictions(**{name: arrays[name] for name in arrays.files})
+
+    def head(self) -> StandardizedHead:
+        """The trained head on the CPU in evaluation mode: features as stored (n, C, H, W) to logits (n, classes)."""
+        from diffcache.heads.weights import read_weights
+
+        return read_weights(
+            self.path / WEIGHTS, self.config, shape=self.shape, classes=len(self.class_names), where=str(self.setting)
+        )
+
+    def difference(self, other: Run) -> PairedDifference:
+        """This run's test accuracy minus another's, on the same samples, with a 95 % interval.
+
+        Raises:
+            HeadError: the two were tested on different samples.
+        """
+        a, b = self.predictions(), other.predictions()
+        return paired_difference(a.correct, b.correct, ids_a=a.ids, ids_b=b.ids)
+
+
+def run_id(kind: str, setting: Setting, identity: Mapping[str, Any]) -> str:
+    """A folder's name: head, setting, and 12 digits of the hash of all that decides the result."""
+    digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+    return f"{kind}-{str(setting).replace('/', '-')}-{digest[:12]}"
+
+
+def is_complete(path: Path) -> bool:
+    """Whether the folder holds a finished run."""
+    return (path / RUN_JSON).is_file()
+
+
+def load_run(path: str | Path, *, reused: bool = False) -> Run:
+    """A finished run from its folder.
+
+    Raises:
+        MissingError: no such folder, or an unfinished run.
+        HeadError: a run of another version of diffcache, or one whose files are damaged or gone.
+    """
+    path = Path(path)
+    if not is_complete(path):
+        if (path / STATE).is_file():
+            raise MissingError(f"{path}: this run is not finished; train the same head again to go on with it")
+        raise MissingError(f"{path}: no run here ({RUN_JSON} is missing)")
+    try:
+        record = json.loads((path / RUN_JSON).read_text(encoding="utf-8"))
+        version = record["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise HeadError(
+            f"{path / RUN_JSON}: not the record of a run ({error}); delete the folder to train it again"
+        ) from None
+    if version != RUN_FORMAT:
+        raise HeadError(
+            f"{path}: a run of another version of diffcache (format {version}, this one reads {RUN_FORMAT}); "
+            f"read it with that version, or delete the folder to train it again"
+        )
+    for name in (METRICS, WEIGHTS, PREDICTIONS):
+        if not (path / name).is_file():
+            raise HeadError(f"{path}: {name} is gone from a finished run; delete the folder to train it again")
+    run = Run(path=path, record=record, reused=reused)
+    try:
+        _ = run.setting, run.config, run.top1, run.top5, run.images, run.parameters, run.shape
+    except (KeyError, TypeError, ValueError, ConfigError, SettingError) as error:
+        raise HeadError(f"{path / RUN_JSON}: damaged ({error}); delete the folder to train it again") from None
+    return run
+
+
+def find_runs(root: str | Path) -> tuple[Run, ...]:
+    """Every finished run under a folder of runs, by image set, kind, setting and id.
+
+    Unfinished ones are left out; a folder that is not there holds none.
+
+    Raises:
+        HeadError: a run that cannot be read; see :func:`load_run`.
+    """
+    found = [load_run(path.parent) for path in Path(root).glob(f"*/*/{RUN_JSON}")]
+    return tuple(sorted(found, key=lambda run: (run.images, run.kind, run.setting, run.id)))
+
+
+def best_run(runs: Sequence[Run]) -> Run:
+    """The run to choose, by validation alone: accuracy, then the lower loss, then the smaller setting.
+
+    Raises:
+        HeadError: no runs, or runs with other validation rows, whose accuracies do not compare.
+    """
+    if not runs:
+        raise HeadError("choosing the best run: expected at least one, got none; train a head first")
+    splits = {canonical_json({"validation": run.record["validation"], "images": run.images}) for run in runs}
+    if len(splits) > 1:
+        raise HeadError(
+            f"choosing the best run: expected one image set and one validation split, got {len(splits)} "
+            f"({'; '.join(sorted(splits)[:2])}); choose among runs with the same split_seed and validation"
+        )
+    return min(runs, key=lambda run: (-run.validation_top1, run.validation_loss, run.setting, run.id))

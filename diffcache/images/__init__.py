@@ -1,0 +1,31 @@
+"""Where images come from: ordered, labelled, the same on every machine.
+
+Open a split with :func:`open_split`, say with :class:`Preprocessing` what becomes of each image, and let
+:func:`load_batches` decode ahead of the network.
+"""
+
+from diffcache.images.decode import decode, extensions
+from diffcache.images.folder import FolderImages, open_folder
+from diffcache.images.idx import IdxImages, open_idx
+from diffcache.images.loader import LoadedBatch, load_batches
+from diffcache.images.preprocess import Preprocessing, center_crop, to_unit
+from diffcache.images.source import ImageSource, LoadedImage
+from diffcache.images.split import FORMATS, open_split
+
+__all__ = [
+    "FORMATS",
+    "FolderImages",
+    "IdxImages",
+    "ImageSource",
+    "LoadedBatch",
+    "LoadedImage",
+    "Preprocessing",
+    "center_crop",
+    "decode",
+    "extensions",
+    "load_batches",
+    "open_folder",
+    "open_idx",
+    "open_split",
+    "to_unit",
+]

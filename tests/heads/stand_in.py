@@ -1,0 +1,112 @@
+"""Features in memory in place of a cache, and a training that kills itself; run as a script to do so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffcache.config import HeadConfig, head_config
+from diffcache.events import Event, Progress
+from diffcache.heads import train_head
+from diffcache.recipe import Recipe
+from diffcache.setting import Setting
+
+RECIPE = Recipe(
+    backbone="toy", architecture={"width": 8}, weights="0" * 64, schedule={"name": "linear"}, preprocessing={"side": 8}
+)
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryFeatures:
+    """The protocol of ``diffcache.heads.Features`` on one array."""
+
+    array: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    split: str = "train"
+    images: str = "toy"
+    setting: Setting = field(default_factory=lambda: Setting(30, 7, 4))
+    recipe: Recipe = RECIPE
+    chunk_rows: int = 64
+    gathered: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+    @property
+    def ids(self) -> list[str]:
+        return [f"{self.split}/{i:05d}.png" for i in range(len(self))]
+
+    @property
+    def fingerprint(self) -> str:
+        return self.recipe.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def gather(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        self.gathered.append(rows.copy())
+        return np.take(self.array, rows, axis=0, out=out, mode="clip")
+
+
+def toy(
+    *,
+    rows: int = 240,
+    classes: int = 3,
+    shape: tuple[int, int, int] = (6, 4, 4),
+    split: str = "train",
+    noise: float = 1.0,
+    dtype: str = "float16",
+    setting: str = "t30/b7/pool4",
+) -> MemoryFeatures:
+    """Separable classes: a pattern for each, the same in both splits, plus noise, far from zero mean."""
+    patterns = np.random.default_rng(7).normal(size=(classes, *shape)) * 1.5
+    rng = np.random.default_rng({"train": 1, "test": 2}[split])
+    labels = (np.arange(rows) % classes).astype(np.int64)
+    array = 5 + 3 * (patterns[labels] + noise * rng.normal(size=(rows, *shape)))
+    names = tuple(f"class{i}" for i in range(classes))
+    return MemoryFeatures(
+        array=array.astype(dtype), labels=labels, class_names=names, split=split, setting=Setting.parse(setting)
+    )
+
+
+def pair(**options: Any) -> tuple[MemoryFeatures, MemoryFeatures]:
+    """Toy features of both splits, half as many rows to test on."""
+    return toy(**options), toy(**{**options, "rows": options.get("rows", 240) // 2}, split="test")
+
+
+def quick(kind: str, **values: Any) -> HeadConfig:
+    """A small head that trains in well under a second on the CPU."""
+    small: dict[str, dict[str, Any]] = {
+        "linear": {},
+        "mlp": {"hidden": 32},
+        "cnn": {"hidden": 16},
+        "attention": {"width": 32, "num_heads": 4, "depth": 1},
+    }
+    return head_config(kind, {"epochs": 8, "batch_size": 32, "lr": 5e-3, "device": "cpu", **small[kind], **values})
+
+
+def _train_and_die(runs: Path, kind: str, epochs: int) -> None:
+    """Train, and at an epoch's end be killed as by ``kill -9``."""
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Progress) and event.done == epochs:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train, test = pair()
+    train_head(train, test, quick(kind, dropout=0.2), runs=runs, save_seconds=0, on_event=on_event)
+
+
+if __name__ == "__main__":
+    _train_and_die(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,101 @@
+"""Batches: every row once, in a decided order, as stored, and no thread left behind."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from diffcache.heads.batches import Batches, epoch_order
+from diffcache.heads.standardize import Scaling
+from diffcache.heads.statistics import Statistics
+
+from .stand_in import toy
+
+CPU = torch.device("cpu")
+
+
+def _batches(features, rows, batch_size, statistics=None):
+    return Batches(features, rows, batch_size=batch_size, device=CPU, scaling=Scaling(statistics, device=CPU))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32, 99, 100, 1000])
+def test_each_row_once_and_the_last_batch_kept(batch_size):
+    features = toy(rows=150)
+    rows = np.arange(0, 150, 3)
+    rows = np.concatenate([rows, rows + 1])
+    batches = _batches(features, rows, batch_size)
+    for stream in (batches.in_order(), batches.shuffled(order_seed=4, epoch=2)):
+        seen, sizes = [], []
+        for batch in stream:
+            assert batch.x.dtype == torch.float32
+            np.testing.assert_array_equal(batch.x.numpy(), features.array[batch.rows].astype(np.float32))
+            np.testing.assert_array_equal(batch.labels.numpy(), features.labels[batch.rows])
+            seen += batch.rows.tolist()
+            sizes.append(len(batch.rows))
+        assert sorted(seen) == sorted(rows)
+        assert len(sizes) == len(batches)
+        assert set(sizes[:-1]) <= {batch_size}
+    assert [row for batch in batches.in_order() for row in batch.rows] == rows.tolist()
+
+
+def test_order_is_decided_by_seed_and_epoch():
+    rows = np.arange(50) * 2
+    orders = {epoch_order(rows, order_seed=seed, epoch=epoch).tobytes() for seed in (0, 1) for epoch in (0, 1)}
+    assert len(orders) == 4
+    first = epoch_order(rows, order_seed=0, epoch=1)
+    assert sorted(first) == rows.tolist()
+    assert first.tobytes() == epoch_order(rows, order_seed=0, epoch=1).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_standardised_on_the_way(dtype):
+    features = toy(rows=20, dtype=dtype)
+    values = features.array.astype(np.float32)
+    statistics = Statistics(mean=values.mean(axis=0), deviation=values.std(axis=0))
+    (batch,) = _batches(features, np.arange(20), 20, statistics).in_order()
+    np.testing.assert_allclose(batch.x.mean(dim=0), 0, atol=1e-5)
+    np.testing.assert_allclose(batch.x.std(dim=0, correction=0), 1, rtol=1e-4)
+
+
+def test_no_rows_give_no_batch():
+    assert list(_batches(toy(rows=9), np.array([], dtype=np.int64), 4).in_order()) == []
+
+
+def test_an_error_while_reading_arrives_and_the_thread_ends():
+    features = toy(rows=40)
+    batches = _batches(features, np.arange(40), 8)
+    batches.rows = np.array([0] * 20 + [40_000] * 20)
+
+    def gather(rows, out=None):
+        if rows.max() >= 40:
+            raise OSError("the disk is gone")
+        return np.take(features.array, rows, axis=0, out=out, mode="clip")
+
+    object.__setattr__(features, "gather", gather)
+    seen = 0
+    with pytest.raises(OSError, match="the disk is gone"):
+        for _ in batches.in_order():
+            seen += 1
+    assert seen == 2
+    assert _readers() == []
+
+
+def test_leaving_early_ends_the_thread():
+    stream = _batches(toy(rows=200), np.arange(200), 8).in_order()
+    next(stream)
+    stream.close()
+    assert _readers() == []
+
+
+def test_reading_ahead_is_bounded():
+    features = toy(rows=200)
+    stream = _batches(features, np.arange(200), 8).in_order()
+    next(stream)
+    threading.Event().wait(0.05)
+    assert len(features.gathered) <= 4
+    stream.close()
+
+
+def _readers():
+    return [thread for thread in threading.enumerate() if thread.name == "diffcache-batches"]

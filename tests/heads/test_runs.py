@@ -1,0 +1,295 @@
+"""Run folders: written whole, found again, gone on with after a kill, chosen and compared."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import diffcache
+from diffcache.errors import HeadError, MissingError
+from diffcache.events import Notice, Progress
+from diffcache.heads import best_run, feature_statistics, find_runs, load_run, stratified_split, train_head
+from diffcache.heads.features import describe
+from diffcache.setting import Setting
+
+from . import stand_in
+from .stand_in import RECIPE, pair, quick
+
+
+def files(path):
+    """The bytes of what a training decides; times and the order of pickled memory are left out."""
+    return {name: (path / name).read_bytes() for name in ("best.safetensors", "predictions.npz")}
+
+
+def test_a_run_and_everything_in_it(tmp_path):
+    train, test = pair()
+    seen = []
+    run = train_head(train, test, quick("mlp"), runs=tmp_path, validation=0.2, backbone="small", on_event=seen.append)
+    assert run.path.parent == tmp_path / "toy"
+    assert run.id.startswith("mlp-t30-b7-pool4-")
+    assert not run.reused
+    assert (run.kind, run.images, run.backbone, run.setting) == ("mlp", "toy", "small", Setting(30, 7, 4))
+    assert run.class_names == train.class_names
+    assert run.top1.value > 0.95
+    assert run.top1.low < run.top1.value <= run.top1.high
+    assert run.top5 is None
+    assert run.parameters == 6 * 16 * 32 + 32 + 32 * 3 + 3
+    assert run.record["features"]["train"]["fingerprint"] == RECIPE.fingerprint
+    assert run.record["recipe"]["weights"] == "0" * 64
+    assert run.record["provenance"]["device"] == "cpu"
+    assert run.config == replace(quick("mlp"), settings=run.config.settings)
+
+    metrics = run.metrics()
+    assert [line["epoch"] for line in metrics] == list(range(1, 9))
+    assert set(metrics[0]) == {"epoch", "train_loss", "validation_loss", "validation_top1", "lr", "seconds"}
+    best = min(metrics, key=lambda line: (-line["validation_top1"], line["validation_loss"]))
+    assert run.best_epoch == best["epoch"]
+    assert run.validation_top1 == best["validation_top1"]
+
+    predictions = run.predictions()
+    assert predictions.ids.tolist() == test.ids
+    assert np.array_equal(predictions.labels, test.labels)
+    assert predictions.correct.mean() == run.top1.value
+    assert predictions.logits.dtype == np.float32
+    right = predictions.validation_predicted == predictions.validation_labels
+    assert right.mean() == run.validation_top1
+    assert not list(run.path.glob("*.tmp"))
+
+    events = [event for event in seen if isinstance(event, Progress)]
+    assert {(event.task, event.total, event.unit) for event in events} == {("mlp on t30/b7/pool4", 8, "epochs")}
+    assert [event.done for event in events] == list(range(9))
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_the_head_of_a_run_takes_features_as_stored(tmp_path, standardize):
+    train, test = pair()
+    run = train_head(train, test, quick("cnn", epochs=2, standardize=standardize), runs=tmp_path)
+    with torch.no_grad():
+        logits = run.head()(torch.from_numpy(test.array))
+    np.testing.assert_allclose(logits, run.predictions().logits, rtol=1e-4, atol=1e-5)
+
+
+def test_standardised_by_the_training_rows_only(tmp_path):
+    train, test = pair()
+    run = train_head(train, test, quick("linear", epochs=1), runs=tmp_path, validation=0.3, split_seed=5)
+    rows = stratified_split(train.labels, 0.3, seed=5).train
+    expected = feature_statistics(train, rows)
+    head = run.head()
+    assert torch.equal(head.mean, torch.from_numpy(expected.mean))
+    assert torch.equal(head.scale, 1 / torch.from_numpy(expected.deviation))
+    assert not np.allclose(feature_statistics(train, np.arange(len(train))).mean, expected.mean)
+
+
+def test_test_rows_are_read_once(tmp_path):
+    train, test = pair()
+    train_head(train, test, quick("linear"), runs=tmp_path)
+    assert np.concatenate(test.gathered).tolist() == list(range(len(test)))
+
+
+def test_top5_above_ten_classes(tmp_path):
+    train, test = pair(classes=12)
+    run = train_head(train, test, quick("linear", epochs=2), runs=tmp_path)
+    assert run.top1.value <= run.top5.value <= 1
+
+
+def test_a_finished_run_is_found_and_its_files_repeat(tmp_path):
+    train, test = pair()
+    first = train_head(train, test, quick("linear"), runs=tmp_path / "a")
+    train.gathered.clear()
+    found = train_head(train, test, quick("linear"), runs=tmp_path / "a")
+    assert found.reused
+    assert found == first
+    assert not train.gathered
+    again = train_head(train, test, quick("linear"), runs=tmp_path / "b")
+    assert again.id == first.id
+    assert files(again.path) == files(first.path)
+
+
+def test_what_decides_the_result_makes_another_run(tmp_path):
+    train, test = pair()
+    quickest = {"epochs": 1}
+    options = [
+        {},
+        {"config": quick("linear", epochs=2)},
+        {"config": quick("linear", seed=1, **quickest)},
+        {"config": quick("linear", precision="bf16", **quickest)},
+        {"split_seed": 1},
+        {"validation": 0.3},
+        {"train": replace(train, labels=(train.labels + 1) % 3)},
+        {"train": replace(train, setting=Setting(60, 7, 4)), "test": replace(test, setting=Setting(60, 7, 4))},
+        {
+            "train": replace(train, recipe=replace(RECIPE, seed=1)),
+            "test": replace(test, recipe=replace(RECIPE, seed=1)),
+        },
+    ]
+    for option in options:
+        given = {"train": train, "test": test, "config": quick("linear", **quickest), **option}
+        run = train_head(given.pop("train"), given.pop("test"), given.pop("config"), runs=tmp_path, **given)
+        assert not run.reused
+    assert len(find_runs(tmp_path)) == len(options)
+    # The name of a device is no part of it: it decides where, not what.
+    assert train_head(train, test, replace(quick("linear", **quickest), device="auto"), runs=tmp_path).reused or (
+        torch.cuda.is_available()
+    )
+
+
+def test_killed_and_gone_on_with_is_the_same_run(tmp_path):
+    train, test = pair()
+    config = quick("attention", dropout=0.2)
+    whole = train_head(train, test, config, runs=tmp_path / "whole")
+
+    root = str(Path(diffcache.__file__).parents[1])
+    killed = subprocess.run(
+        [sys.executable, stand_in.__file__, str(tmp_path / "cut"), "attention", "4"],
+        env={**os.environ, "PYTHONPATH": root},
+        check=False,
+    )
+    assert killed.returncode == -9
+    (folder,) = (tmp_path / "cut" / "toy").iterdir()
+    assert folder.name == whole.id
+    assert (folder / "state.pt").is_file()
+    assert find_runs(tmp_path / "cut") == ()
+    with pytest.raises(MissingError, match="not finished"):
+        load_run(folder)
+
+    seen = []
+    run = train_head(train, test, config, runs=tmp_path / "cut", on_event=seen.append)
+    assert [event.done for event in seen] == [4, 5, 6, 7, 8]
+    assert not run.reused
+    assert files(run.path) == files(whole.path)
+    assert [line["epoch"] for line in run.metrics()] == list(range(1, 9))
+    states = [torch.load(r.path / "state.pt", weights_only=True)["trainer"] for r in (run, whole)]
+    for name, value in states[1]["head"].items():
+        assert torch.equal(states[0]["head"][name], value)
+
+
+def test_a_state_that_cannot_be_read_is_said(tmp_path):
+    train, test = pair()
+    run = train_head(train, test, quick("linear", epochs=1), runs=tmp_path)
+    (run.path / "run.json").unlink()
+    (run.path / "state.pt").write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(HeadError, match=r"state\.pt: cannot go on from it .*delete the file"):
+        train_head(train, test, quick("linear", epochs=1), runs=tmp_path)
+
+
+def test_stopping_early_is_said(tmp_path):
+    train, test = pair()
+    seen = []
+    run = train_head(train, test, quick("linear", epochs=40, patience=2), runs=tmp_path, on_event=seen.append)
+    assert any(isinstance(event, Notice) and "for 2 epochs" in event.text for event in seen)
+    assert seen[-1].done == seen[-1].total == run.record["result"]["epochs"] < 40
+
+
+def test_damaged_and_foreign_runs(tmp_path):
+    train, test = pair()
+    run = train_head(train, test, quick("linear", epochs=1), runs=tmp_path)
+    path, text = run.path / "run.json", (run.path / "run.json").read_text()
+    path.write_text(text.replace('"format": 1', '"format": 99'))
+    with pytest.raises(HeadError, match=r"another version of diffcache \(format 99"):
+        load_run(run.path)
+    for broken in ("{", "[]", '{"format": 1}'):
+        path.write_text(broken)
+        with pytest.raises(HeadError, match="delete the folder"):
+            find_runs(tmp_path)
+    path.write_text(text)
+    (run.path / "best.safetensors").write_bytes(b"\0" * 40)
+    with pytest.raises(HeadError, match=r"best\.safetensors: not the weights of this head"):
+        load_run(run.path).head()
+    (run.path / "predictions.npz").unlink()
+    with pytest.raises(HeadError, match=r"predictions\.npz is gone"):
+        load_run(run.path)
+    with pytest.raises(MissingError, match="no run here"):
+        load_run(tmp_path / "nothing")
+    assert find_runs(tmp_path / "nothing") == ()
+
+
+def test_the_best_run_is_chosen_on_validation(tmp_path):
+    runs = [
+        train_head(*pair(noise=noise, setting=setting), quick("linear", epochs=2), runs=tmp_path)
+        for noise, setting in ((30.0, "t10/b7/pool4"), (1.0, "t30/b7/pool4"), (30.0, "t60/b7/pool4"))
+    ]
+    assert best_run(runs).setting == Setting(30, 7, 4)
+
+    def scored(run, top1, loss):
+        result = {**run.record["result"], "validation_top1": top1, "validation_loss": loss}
+        return replace(run, record={**run.record, "result": result})
+
+    assert best_run([scored(runs[0], 0.9, 0.3), scored(runs[1], 0.9, 0.2), scored(runs[2], 0.8, 0.1)]).setting.t == 30
+    assert best_run([scored(runs[2], 0.9, 0.2), scored(runs[1], 0.9, 0.2)]).setting.t == 30
+    with pytest.raises(HeadError, match="got none"):
+        best_run([])
+    other = train_head(*pair(), quick("linear", epochs=1), runs=tmp_path, split_seed=9)
+    with pytest.raises(HeadError, match="one validation split"):
+        best_run([runs[0], other])
+
+
+def test_two_runs_compared(tmp_path):
+    good = train_head(*pair(), quick("linear", epochs=4), runs=tmp_path)
+    poor = train_head(*pair(noise=40.0, setting="t60/b7/pool4"), quick("linear", epochs=1), runs=tmp_path)
+    difference = good.difference(poor)
+    assert difference.value == pytest.approx(good.top1.value - poor.top1.value)
+    assert 0 < difference.low < difference.high
+
+
+def test_pairs_that_do_not_fit(tmp_path):
+    train, test = pair()
+    config = quick("linear", epochs=1)
+
+    def refuse(match, train=train, test=test, config=config, **options):
+        with pytest.raises(HeadError, match=match):
+            train_head(train, test, config, runs=tmp_path, **options)
+
+    refuse("training split lacks 'owl'", test=replace(test, class_names=("class0", "class1", "owl")))
+    refuse("another order", test=replace(test, class_names=train.class_names[::-1]))
+    refuse("test split lacks 'class2'", test=replace(test, class_names=train.class_names[:2]))
+    refuse("t30/b7/pool4 and the test split at t60/b7/pool4", test=replace(test, setting=Setting(60, 7, 4)))
+    refuse("different recipes.*seed: 0 here, 1 there", test=replace(test, recipe=replace(RECIPE, seed=1)))
+    refuse(r"one shape.*\(6, 4, 4\).*\(5, 4, 4\)", test=replace(test, array=test.array[:, :5]))
+    refuse("one label a row, 240, got", train=replace(train, labels=train.labels[:-1]))
+    refuse(r"row 0 \(test/00000.png\) has label 3; expected 0 to 2", test=replace(test, labels=test.labels + 3))
+    refuse("no rows", test=replace(test, array=test.array[:0], labels=test.labels[:0]))
+    few = replace(train, labels=np.where(np.arange(240) < 239, train.labels % 2, 2))
+    refuse("class 'class2' has 1 sample; at least 2", train=few)
+    low = {"array": train.array[:, :, :1, :1], "setting": Setting(30, 7, 1)}
+    low_test = {"array": test.array[:, :, :1, :1], "setting": Setting(30, 7, 1)}
+    refuse("cnn head on t30/b7/pool1.*1x1", replace(train, **low), replace(test, **low_test), quick("cnn"))
+    refuse("above 0 and below 1, got 1.5", validation=1.5)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_names_are_told_apart_in_the_identity():
+    train, _ = pair()
+
+    class Named:
+        def __init__(self, ids):
+            self.ids = ids
+
+        def __getattr__(self, name):
+            return getattr(train, name)
+
+        def __len__(self):
+            return len(train)
+
+    assert describe(Named(["ab", "c"]))["ids"] != describe(Named(["a", "bc"]))["ids"]
+
+
+def test_listing_runs_imports_no_torch(tmp_path):
+    train_head(*pair(), quick("linear", epochs=1), runs=tmp_path)
+    code = (
+        "import sys; from diffcache.heads import find_runs, best_run; "
+        f"r = best_run(find_runs({str(tmp_path)!r})); "
+        "r.predictions().correct; r.top1; assert 'torch' not in sys.modules"
+    )
+    root = str(Path(diffcache.__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root}, check=True)
+
+
+def test_the_record_is_plain_json(tmp_path):
+    run = train_head(*pair(), quick("linear", epochs=1), runs=tmp_path)
+    assert json.loads((run.path / "run.json").read_text()) == run.record
