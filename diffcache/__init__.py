@@ -1,3 +1,75 @@
-"""diffcache: run a frozen diffusion U-Net once, train any number of heads on what it wrote."""
+"""diffcache: run a frozen diffusion U-Net once, train any number of heads on what it wrote.
+
+The names below are the Python API; each is imported when it is first used, so that ``import
+diffcache`` is instant.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from diffcache.backbones import load_card, open_backbone
+    from diffcache.cache import Cache, Features, Store, open_cache
+    from diffcache.config import head_config, load_pipeline
+    from diffcache.errors import DiffcacheError
+    from diffcache.extraction import extract
+    from diffcache.heads import Run, find_runs, load_run, train_head
+    from diffcache.images import open_split
+    from diffcache.recipe import Recipe
+    from diffcache.setting import Setting, grid
+
+_HOME = {
+    "Cache": "cache",
+    "DiffcacheError": "errors",
+    "Features": "cache",
+    "Recipe": "recipe",
+    "Run": "heads",
+    "Setting": "setting",
+    "Store": "cache",
+    "extract": "extraction",
+    "find_runs": "heads",
+    "grid": "setting",
+    "head_config": "config",
+    "load_card": "backbones",
+    "load_pipeline": "config",
+    "load_run": "heads",
+    "open_backbone": "backbones",
+    "open_cache": "cache",
+    "open_split": "images",
+    "train_head": "heads",
+}
+
+__all__ = [
+    "Cache",
+    "DiffcacheError",
+    "Features",
+    "Recipe",
+    "Run",
+    "Setting",
+    "Store",
+    "extract",
+    "find_runs",
+    "grid",
+    "head_config",
+    "load_card",
+    "load_pipeline",
+    "load_run",
+    "open_backbone",
+    "open_cache",
+    "open_split",
+    "train_head",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

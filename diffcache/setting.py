@@ -86,7 +86,7 @@ class Setting:
         match = _TEXT.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise SettingError(
-                f"setting {text!r}: expected t<step>/b<block>/pool<side>, for example t90/b24/pool2, or with /draw3 after it"
+                f"setting {text!r}: expected t<step>/b<block>/pool<side>, such as t90/b24/pool2 or t90/b24/pool2/draw3"
             )
         t, b, pool, draw = match.groups()
         return cls(None if t == "-" else int(t), int(b), int(pool), int(draw or 0))

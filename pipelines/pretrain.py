@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,8 +80,10 @@ def main(
         raise click.ClickException(str(error)) from None
 
     config = AdmConfig(**known.architecture)
-    network = ADM(config).initialize(torch.Generator().manual_seed(seed)).to(where, memory_format=torch.channels_last)
-    average = ADM(config).to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
+    network = (
+        ADM(config).initialize(torch.Generator().manual_seed(seed)).to(where).to(memory_format=torch.channels_last)
+    )
+    average = ADM(config).to(where).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     average.load_state_dict(network.state_dict())
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01)
     # Drawn on the processor, so that every device trains on the same noise.
@@ -116,7 +117,7 @@ def main(
             },
             temporary,
         )
-        os.replace(temporary, state)
+        temporary.replace(state)
         write_weights(average, out)
         with log.open("a", encoding="utf-8") as file:
             line = {"step": step, "loss": round(mean_loss, 5), "seconds": round(seconds + time.perf_counter() - began)}
@@ -129,7 +130,8 @@ def main(
     began = said = saved_at = time.perf_counter()
     batches = batches_from(len(source), batch_size, seed=seed, first=start, last=steps)
     network.train()
-    for step, batch in enumerate(load_batches(source, known.preprocessing, batches, threads=1, ahead=4), start=start + 1):
+    loaded = load_batches(source, known.preprocessing, batches, threads=1, ahead=4)
+    for step, batch in enumerate(loaded, start=start + 1):
         x0 = torch.from_numpy(batch.pixels).to(where).float() / 127.5 - 1
         t = torch.randint(known.schedule.steps, (len(x0),), generator=random).to(where)
         noise = torch.randn(x0.shape, generator=random).to(where)
@@ -151,7 +153,8 @@ def main(
         if now - said > 10 or step == steps:
             rate = (step - start) / (now - began)
             left = (steps - step) / rate / 60
-            click.echo(f"step {step}/{steps}  loss {mean_loss:.4f}  {rate * batch_size:.0f} images/s  {left:.0f} min left")
+            speed = f"{rate * batch_size:.0f} images/s  {left:.0f} min left"
+            click.echo(f"step {step}/{steps}  loss {mean_loss:.4f}  {speed}")
             said = now
         if now - saved_at > save_every or step == steps:
             save(step)
@@ -184,7 +187,7 @@ def write_weights(network: ADM, out: Path) -> None:
     """The weights as float16, replaced whole."""
     temporary = out.with_suffix(".tmp")
     save_file({name: tensor.half().contiguous().cpu() for name, tensor in network.state_dict().items()}, temporary)
-    os.replace(temporary, out)
+    temporary.replace(out)
 
 
 def write_sheet(network: ADM, shape: tuple[int, int, int], schedule, out: Path, *, seed: int, side: int = 10) -> None:

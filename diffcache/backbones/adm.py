@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -109,7 +110,7 @@ class ADM(nn.Module):
         device = torch.get_default_device()
         with torch.device("meta"):
             self._build(config)
-        self._apply(lambda tensor: torch.zeros_like(tensor, device=device))
+        self._apply(lambda tensor: _zeros(tensor, device))
         self.config = config
 
     def _build(self, config: AdmConfig) -> None:
@@ -132,23 +133,23 @@ class ADM(nn.Module):
 
         channels = int(config.channel_mult[0] * width)
         image_channels = config.in_channels * (2 if config.super_res else 1)
-        self.input_blocks = nn.ModuleList([Block(Conv3x3(image_channels, channels))])
+        self.input_blocks = nn.ModuleList([Block([nn.Conv2d(image_channels, channels, 3, padding=1)])])
         shapes = [(channels, 1)]  # channels and downsampling factor of each block's output
 
         for level, multiple in enumerate(config.channel_mult):
             factor = 2**level
             for _ in range(config.num_res_blocks):
                 c_out = int(multiple * width)
-                self.input_blocks.append(Block(*with_attention([residual(channels, c_out)], c_out, factor)))
+                self.input_blocks.append(Block(with_attention([residual(channels, c_out)], c_out, factor)))
                 channels = c_out
                 shapes.append((channels, factor))
             if level + 1 < len(config.channel_mult):
                 down = residual(channels, channels, "down") if config.resblock_updown else Downsample(channels)
-                self.input_blocks.append(Block(down))
+                self.input_blocks.append(Block([down]))
                 shapes.append((channels, 2 * factor))
 
         skips = [c for c, _ in shapes]
-        self.middle_block = Block(residual(channels, channels), attention(channels), residual(channels, channels))
+        self.middle_block = Block([residual(channels, channels), attention(channels), residual(channels, channels)])
         shapes.append((channels, factor))
 
         self.output_blocks = nn.ModuleList()
@@ -161,7 +162,7 @@ class ADM(nn.Module):
                 if level and i == config.num_res_blocks:
                     layers.append(residual(channels, channels, "up") if config.resblock_updown else Upsample(channels))
                     factor //= 2
-                self.output_blocks.append(Block(*layers))
+                self.output_blocks.append(Block(layers))
                 shapes.append((channels, factor))
 
         self.out = nn.Sequential(
@@ -195,14 +196,19 @@ class ADM(nn.Module):
                 nn.init.normal_(module.weight, generator=generator)
             elif isinstance(module, nn.Linear | nn.Conv2d | nn.Conv1d):
                 bound = 1 / math.sqrt(module.weight[0].numel())
-                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
-        ends = [m.out_layers[3] for m in self.modules() if isinstance(m, ResBlock)]
+                for parameter in module.parameters(recurse=False):
+                    nn.init.uniform_(parameter, -bound, bound, generator=generator)
+        ends: list[nn.Module] = [m.out_layers[3] for m in self.modules() if isinstance(m, ResBlock)]
         ends += [m.proj_out for m in self.modules() if isinstance(m, AttentionBlock)]
         for end in (*ends, self.out[2]):
-            nn.init.zeros_(end.weight)
-            nn.init.zeros_(end.bias)
+            for parameter in end.parameters():
+                nn.init.zeros_(parameter)
         return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the network computes in."""
+        return next(self.parameters()).dtype
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, low_res: Tensor | None = None) -> Tensor:
         """The whole pass.
@@ -273,10 +279,9 @@ class ADM(nn.Module):
         if (y is None) != (self.config.num_classes is None):
             takes = "takes no classes" if y is not None else f"needs y, one of {self.config.num_classes} classes"
             raise ConfigError(f"ADM: this network {takes}")
-        dtype = self.time_embed[0].weight.dtype
-        emb = self.time_embed(sinusoids(t, self.config.model_channels).to(dtype))
+        emb = self.time_embed(sinusoids(t, self.config.model_channels).to(self.dtype))
         if y is not None:
-            emb = emb + (y.to(dtype) if y.is_floating_point() else self.label_emb(y))
+            emb = emb + (y.to(self.dtype) if y.is_floating_point() else self.label_emb(y))
         return emb
 
     def _input(self, x: Tensor, low_res: Tensor | None) -> Tensor:
@@ -285,7 +290,14 @@ class ADM(nn.Module):
             raise ConfigError(f"ADM: this network {takes}")
         if low_res is not None:
             x = torch.cat([x, F.interpolate(low_res, size=x.shape[-2:], mode="bilinear")], dim=1)
-        return x.to(self.out[2].weight.dtype, memory_format=torch.channels_last)
+        return x.to(self.dtype, memory_format=torch.channels_last)
+
+
+def _zeros(like: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cpu":
+        # NumPy asks the kernel for zeroed pages, which take no time until they are written.
+        return torch.from_numpy(np.zeros(like.shape, np.float32))
+    return torch.zeros_like(like, device=device)
 
 
 def sinusoids(t: Tensor, dim: int) -> Tensor:
@@ -304,23 +316,13 @@ def sinusoids(t: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-class Block(nn.Sequential):
-    """Layers that data passes one after another, each shown the time embedding."""
+class Block(nn.ModuleList):
+    """Layers that data passes one after another; the residual ones are shown the time embedding."""
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         for layer in self:
-            x = layer(x, emb)
+            x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
         return x
-
-
-class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution that looks past the time embedding."""
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__(c_in, c_out, 3, padding=1)
-
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        return super().forward(x)
 
 
 class Downsample(nn.Module):
@@ -330,7 +332,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.op(x)
 
 
@@ -341,7 +343,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.conv(_resample(x, "up"))
 
 
@@ -362,9 +364,7 @@ class ResBlock(nn.Module):
         super().__init__()
         self.change = change
         self.scale_shift = scale_shift
-        self.in_layers = nn.Sequential(
-            nn.GroupNorm(_GROUPS, c_in), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, padding=1)
-        )
+        self.in_layers = nn.Sequential(nn.GroupNorm(_GROUPS, c_in), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, 2 * c_out if scale_shift else c_out))
         self.out_layers = nn.Sequential(
             nn.GroupNorm(_GROUPS, c_out), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(c_out, c_out, 3, padding=1)
@@ -405,7 +405,7 @@ class AttentionBlock(nn.Module):
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         n, c, height, width = x.shape
         positions = height * width
         tokens = self.norm(x).permute(0, 2, 3, 1).reshape(n, positions, c)  # a view of a channels_last map

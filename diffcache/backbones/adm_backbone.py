@@ -106,10 +106,13 @@ class AdmBackbone:
             network = ADM(self.config)
         load_weights(network, self.weights, card=self.card.name)
         network.eval().requires_grad_(False)
-        return network.to(self.device, dtype=torch_dtype(self.precision), memory_format=torch.channels_last)
+        network.to(self.device, dtype=torch_dtype(self.precision))
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
 
     @torch.inference_mode()
-    def features(self, x0: Tensor, *, t: int | None, noise: Tensor | None, blocks: Collection[int]) -> dict[int, Tensor]:
+    def features(
+        self, x0: Tensor, *, t: int | None, noise: Tensor | None, blocks: Collection[int]
+    ) -> dict[int, Tensor]:
         """See :class:`diffcache.backbones.Backbone`."""
         if t is None or noise is None:
             raise ConfigError(f"card {self.card.name}: features need a time step and noise")
@@ -125,9 +128,9 @@ class AdmBackbone:
     @cached_property
     def _class_embedding(self) -> Tensor:
         table = self.network.label_emb.weight
-        if self.condition == "mean":
-            return table.float().mean(0, keepdim=True).to(table.dtype)
-        return table[int(self.condition)][None]
+        if isinstance(self.condition, int):
+            return table[self.condition][None]
+        return table.float().mean(0, keepdim=True).to(table.dtype)
 
 
 def _where_to_find(card: Card) -> str:

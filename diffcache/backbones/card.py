@@ -59,7 +59,9 @@ def load_card(name: str | Path | Card) -> Card:
     if str(name).endswith(".toml"):
         path = Path(name)
         if not path.is_file():
-            raise MissingError(f"{path}: no such card file; the cards that come with diffcache: {', '.join(card_names())}")
+            raise MissingError(
+                f"{path}: no such card file; the cards that come with diffcache: {', '.join(card_names())}"
+            )
         return _parse(path.read_text(encoding="utf-8"), path.stem, str(path))
     if name not in card_names():
         raise ConfigError(f"card {str(name)!r}: {nearest(str(name), card_names())}; or a path that ends in .toml")
@@ -92,4 +94,6 @@ def _parse(text: str, name: str, where: str) -> Card:
             weights_url=weights.get("url"),
         )
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"{where}: not a card: {error}; the cards in diffcache/backbones/cards show the form") from None
+        raise ConfigError(
+            f"{where}: not a card: {error}; the cards in diffcache/backbones/cards show the form"
+        ) from None

@@ -17,7 +17,9 @@ from diffcache.errors import ConfigError, nearest
 Opener = Callable[[Card, Path | None, torch.device, str, "str | int | None"], Backbone]
 
 
-def _adm(card: Card, weights: Path | None, device: torch.device, precision: str, condition: str | int | None) -> Backbone:
+def _adm(
+    card: Card, weights: Path | None, device: torch.device, precision: str, condition: str | int | None
+) -> Backbone:
     if weights is None:
         where = f" ({card.weights_file}, published at {card.weights_url})" if card.weights_url else ""
         raise ConfigError(f"card {card.name}: name its file of weights{where}")

@@ -45,6 +45,8 @@ class PixelsBackbone:
     def load(self) -> None:
         """There is nothing to load."""
 
-    def features(self, x0: Tensor, *, t: int | None, noise: Tensor | None, blocks: Collection[int]) -> dict[int, Tensor]:
+    def features(
+        self, x0: Tensor, *, t: int | None, noise: Tensor | None, blocks: Collection[int]
+    ) -> dict[int, Tensor]:
         """See :class:`diffcache.backbones.Backbone`."""
         return dict.fromkeys(sorted(check_blocks(blocks, self.blocks, card="pixels")), x0)

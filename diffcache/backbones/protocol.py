@@ -51,7 +51,9 @@ def check_blocks(numbers: Collection[int], blocks: Sequence[BlockInfo], *, card:
         raise SettingError("blocks: at least one block number is needed")
     for b in sorted(wanted):
         if not 1 <= b <= len(blocks):
-            raise SettingError(f"b={b}: this network has blocks 1 to {len(blocks)}; `diffcache blocks {card}` lists them")
+            raise SettingError(
+                f"b={b}: this network has blocks 1 to {len(blocks)}; `diffcache blocks {card}` lists them"
+            )
     return wanted
 
 
@@ -89,7 +91,9 @@ class Backbone(Protocol):
         """
         ...
 
-    def features(self, x0: Tensor, *, t: int | None, noise: Tensor | None, blocks: Collection[int]) -> dict[int, Tensor]:
+    def features(
+        self, x0: Tensor, *, t: int | None, noise: Tensor | None, blocks: Collection[int]
+    ) -> dict[int, Tensor]:
         """Outputs of some blocks for one group of images.
 
         Args:
@@ -108,7 +112,9 @@ def check_setting(setting: Setting, backbone: Backbone) -> None:
     """Raise SettingError, with what is possible, unless the backbone has this setting."""
     schedule = backbone.card.schedule
     if schedule is None and setting.t is not None:
-        raise SettingError(f"setting {setting}: backbone {backbone.card.name} takes no noise; write its settings t-/...")
+        raise SettingError(
+            f"setting {setting}: backbone {backbone.card.name} takes no noise; write its settings t-/..."
+        )
     if schedule is not None:
         if setting.t is None:
             raise SettingError(f"setting {setting}: backbone {backbone.card.name} needs a time step")

@@ -38,7 +38,5 @@ def sample_noise(
     """
     noise = np.empty((len(ids), *shape), np.float32) if out is None else out
     for row, sample_id in zip(noise, ids, strict=True):
-        sample_generator(seed, sample_id, t=t, draw=draw, purpose="noise").standard_normal(
-            dtype=np.float32, out=row
-        )
+        sample_generator(seed, sample_id, t=t, draw=draw, purpose="noise").standard_normal(dtype=np.float32, out=row)
     return noise

@@ -43,11 +43,11 @@ def respace(text: str, steps: int) -> list[int]:
         size = base + (i < longer)
         if count > size:
             raise ConfigError(f"respacing {text!r}: section {i + 1} has {size} steps, {count} were asked for")
-        stride = (size - 1) / (count - 1) if count > 1 else 1
+        gap = (size - 1) / (count - 1) if count > 1 else 1.0
         position = 0.0  # summed, as the published step lists are, so that rounding falls the same way
         for _ in range(count):
             visited_all.append(start + round(position))
-            position += stride
+            position += gap
         start += size
     return visited_all
 

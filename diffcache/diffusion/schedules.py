@@ -52,7 +52,7 @@ class Schedule:
     @cached_property
     def alphas_cumprod(self) -> NDArray[np.float64]:
         """Share of the signal's variance left after each step, float64 (T,)."""
-        return np.cumprod(1 - self.betas)
+        return np.cumprod(1 - self.betas, dtype=np.float64)
 
     def check(self, t: int) -> int:
         """The time step itself.
@@ -89,7 +89,7 @@ def _linear(steps: int) -> NDArray[np.float64]:
 
 def _cosine(steps: int) -> NDArray[np.float64]:
     kept = np.cos((np.arange(steps + 1, dtype=np.float64) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
-    return np.minimum(1 - kept[1:] / kept[:-1], 0.999)
+    return np.minimum(1 - kept[1:] / kept[:-1], np.float64(0.999))
 
 
 _BETAS: Mapping[str, Callable[[int], NDArray[np.float64]]] = {"linear": _linear, "cosine": _cosine}

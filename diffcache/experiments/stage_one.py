@@ -81,7 +81,9 @@ def open_images(pipeline: Pipeline, *, on_event: OnEvent = ignore) -> dict[str, 
     for split in SPLITS:
         source = open_split(pipeline.images.splits[split], class_names=names)
         if source.skipped:
-            on_event(Notice(f"{pipeline.images.name}/{split}: {source.skipped:,} files that are no images were skipped"))
+            on_event(
+                Notice(f"{pipeline.images.name}/{split}: {source.skipped:,} files that are no images were skipped")
+            )
         if not len(source):
             raise ImageError(f"{pipeline.images.name}/{split}: expected at least one image, found none")
         names = source.class_names

@@ -125,5 +125,7 @@ def _settings(head: HeadConfig, pipeline: Pipeline, probes: Sequence[Run]) -> Se
         return head.settings  # type: ignore[return-value]  # "all" and "best" are dealt with
     fitting = [run for run in probes if head.kind != "cnn" or min(run.shape[1:]) >= CNN_SIDE]
     if not fitting:
-        raise HeadError(f"cnn head: no setting of the grid has a map of at least {CNN_SIDE}x{CNN_SIDE}; add a pool of {CNN_SIDE} or more")
+        raise HeadError(
+            f"cnn head: no setting of the grid has a {CNN_SIDE}x{CNN_SIDE} map; add a pool of {CNN_SIDE} or more"
+        )
     return [best_run(fitting).setting]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,7 +26,6 @@ from diffcache.extraction.inputs import Group, Input, inputs
 from diffcache.extraction.pooling import first_not_finite, pooled
 from diffcache.extraction.work import RangeWork, work_left
 from diffcache.images import ImageSource
-from diffcache.recipe import Recipe
 from diffcache.setting import Pass, Setting
 
 _INPUTS_AHEAD = 2
@@ -136,12 +135,12 @@ def extract(
             {s: _row_shape(s, blocks[s.b - 1].shape) for s in lacking},
             block_names={block.number: block.name for block in blocks},
         )
-        run = _Run(backbone, source, writer, recipe, fallbacks, on_event)
+        run = _Run(backbone, source, writer, fallbacks=fallbacks, on_event=on_event)
         return run.all(work, decode_threads=decode_threads)
 
 
 def _load(backbone: Backbone, on_event: OnEvent) -> None:
-    if backbone.card.weights_file is not None:
+    if backbone.card.kind != "pixels":
         on_event(Notice(f"{backbone.card.name} on {backbone.device} in {backbone.precision}"))
     backbone.load()
 
@@ -159,13 +158,13 @@ class _Run:
         backbone: Backbone,
         source: ImageSource,
         writer: Writer,
-        recipe: Recipe,
-        fallbacks: list[Fallback],
+        *,
+        fallbacks: Sequence[Fallback],
         on_event: OnEvent,
     ) -> None:
         self.backbone, self.source, self.writer = backbone, source, writer
-        self.store, self.recipe, self.on_event = writer.store, recipe, on_event
-        self.fallbacks = [{"fallback": f.what, **{k: v for k, v in asdict(f).items() if k != "what"}} for f in fallbacks]
+        self.store, self.recipe, self.on_event = writer.store, writer.store.recipe, on_event
+        self.fallbacks = [asdict(fallback) for fallback in fallbacks]
         self.task = f"extract {self.store.images}/{self.store.split}"
         self.on_gpu = backbone.device.type == "cuda"
         self.provenance = {
@@ -215,8 +214,8 @@ class _Run:
             if not out_of_memory(error):
                 raise
             raise DeviceError(
-                f"{device}: out of memory with groups of {self.store.group_size} images, the size that {self.store.path} "
-                f"was begun with; free memory, or extract into another cache with a smaller --batch-size"
+                f"{device}: out of memory with groups of {self.store.group_size} images, the size that "
+                f"{self.store.path} was begun with; free memory, or use another cache and a smaller --batch-size"
             ) from None
         if not self.on_gpu:
             return {setting: value.cpu() for setting, value in on_device.items()}, None
@@ -260,6 +259,6 @@ class _Run:
     def _overflow(self, setting: Setting, sample: str) -> StorageOverflowError:
         block = self.backbone.blocks[setting.b - 1]
         return StorageOverflowError(
-            f"{self.store.images}/{self.store.split}: {setting} (block {block.name}), sample {sample!r}: a value is not "
-            f"finite in {self.recipe.dtype}; extract with --dtype float32"
+            f"{self.store.images}/{self.store.split}: {setting} (block {block.name}), sample {sample!r}: "
+            f"a value is not finite in {self.recipe.dtype}; extract with --dtype float32"
         )

@@ -24,7 +24,9 @@ def pooled(outputs: Mapping[int, Tensor], settings: Iterable[Setting], *, dtype:
         Setting to its values, (n, channels, pool, pool), contiguous; for pool 0 the map as it is.
     """
     return {
-        setting: average_pool(outputs[setting.b], setting.pool).to(_STORED[dtype], memory_format=torch.contiguous_format)
+        setting: average_pool(outputs[setting.b], setting.pool).to(
+            _STORED[dtype], memory_format=torch.contiguous_format
+        )
         for setting in settings
     }
 

@@ -1,0 +1,52 @@
+# The two stages of a pipeline, the tests, and the environment they run in.
+
+PIPELINE ?= pipelines/fashion_mnist.toml
+ARGS     ?=
+PYTHON   ?= python3
+PIP_ARGS ?=
+ONLY     ?=
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help install extract train-heads test test-slow lint bench clean
+
+help:  ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  PIPELINE=pipelines/x.toml  another experiment;  ARGS="--t 30 --b 7"  options of the command'
+	@echo '  PYTHON=python3.12          another interpreter; PIP_ARGS="..."       options of pip'
+
+install: $(READY)  ## Make .venv, with all that the other targets need
+
+$(READY): setup.cfg constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or later is needed, this is {v.major}.{v.minor}; name another with PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[test,lint]'
+	@touch $@
+
+extract: $(READY)  ## Stage one: write the features that PIPELINE names into the cache
+	$(BIN)/diffcache extract $(PIPELINE) $(ARGS)
+
+train-heads: $(READY)  ## Stage two: train the heads of PIPELINE; what is missing is extracted first
+	$(BIN)/diffcache train-heads $(PIPELINE) $(ARGS)
+
+test: $(READY)  ## The tests, some minutes
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(READY)  ## All tests, with those that take long
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
+lint: $(READY)  ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## The benchmarks, as ratios taken in one run; ONLY=name for one
+	$(BIN)/python -m tests.benchmarks $(ONLY) $(ARGS)
+
+clean:  ## Remove .venv, caches of tools and built files; features and runs stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,5 @@
+"""``python -m diffcache``."""
+
+from diffcache.cli import main
+
+main()

@@ -1,0 +1,26 @@
+"""The boundary between the stages: stores of features on disk, written once, mapped by readers."""
+
+from diffcache.cache.cache import Cache, open_cache
+from diffcache.cache.catalog import Segment
+from diffcache.cache.features import Features
+from diffcache.cache.layout import RowRange
+from diffcache.cache.part import Part
+from diffcache.cache.receipts import Receipt
+from diffcache.cache.samples import Samples, SamplesDifference, compare_samples
+from diffcache.cache.store import Store
+from diffcache.cache.writer import Writer
+
+__all__ = [
+    "Cache",
+    "Features",
+    "Part",
+    "Receipt",
+    "RowRange",
+    "Samples",
+    "SamplesDifference",
+    "Segment",
+    "Store",
+    "Writer",
+    "compare_samples",
+    "open_cache",
+]

@@ -1,0 +1,252 @@
+"""Cache: the folder of stores, and the features in it by what they are."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffcache import __version__
+from diffcache.cache import catalog, sealed
+from diffcache.cache.disk import disk_full, flush_folder, make_folder, move_in, remove, write_whole
+from diffcache.cache.features import Features, listed
+from diffcache.cache.format import get_format
+from diffcache.cache.header import HEADER, Header
+from diffcache.cache.layout import checked_name, segment_name
+from diffcache.cache.lock import hold
+from diffcache.cache.samples import Samples, compare_samples
+from diffcache.cache.store import LOCK, Store
+from diffcache.cache.writer import create_segment
+from diffcache.errors import CacheError, DiffcacheError, MissingError, NotCachedError
+from diffcache.events import OnEvent, ignore
+from diffcache.recipe import Recipe
+from diffcache.setting import Setting
+
+_DRAFT = ".tmp-"
+
+
+def open_cache(root: str | Path, *, create: bool = False) -> Cache:
+    """Open the cache in a folder.
+
+    Args:
+        root: the folder.
+        create: make it if it isn't there.
+
+    Raises:
+        MissingError: there is no such folder.
+    """
+    root = Path(root).expanduser().absolute()
+    if create:
+        make_folder(root)
+    if not root.is_dir():
+        raise MissingError(f"{root}: no such cache folder; extract something into it first, or name another")
+    return Cache(root)
+
+
+class Cache:
+    """A folder of stores, one for each (image set, split, recipe)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __repr__(self) -> str:
+        return f"Cache({str(self.root)!r}, {len(self.stores())} stores)"
+
+    def _scan(self) -> Iterator[Store | DiffcacheError]:
+        for path in sorted(self.root.glob(f"[!.]*/[!.]*/[!.]*/{HEADER}")):
+            try:
+                yield Store.open(path.parent)
+            except DiffcacheError as error:
+                yield error
+
+    def stores(self) -> list[Store]:
+        """The stores that can be opened, by image set, split and fingerprint; ``damaged`` tells of others."""
+        return [store for store in self._scan() if isinstance(store, Store)]
+
+    @property
+    def damaged(self) -> list[str]:
+        """One line for each store that cannot be opened."""
+        return [str(error) for error in self._scan() if isinstance(error, DiffcacheError)]
+
+    def find(
+        self,
+        *,
+        images: str | None = None,
+        split: str | None = None,
+        recipe: Recipe | str | None = None,
+        backbone: str | None = None,
+    ) -> list[Store]:
+        """The stores that fit all that is given.
+
+        Args:
+            images: name of the image set.
+            split: split of it.
+            recipe: a recipe, or the beginning of its fingerprint.
+            backbone: name of the backbone's card, or the recipe's kind of network.
+        """
+        prefix = recipe.fingerprint if isinstance(recipe, Recipe) else recipe
+        return [
+            store
+            for store in self.stores()
+            if images in (None, store.images)
+            and split in (None, store.split)
+            and (prefix is None or store.fingerprint.startswith(prefix.lower()))
+            and backbone in (None, store.backbone, store.recipe.backbone)
+        ]
+
+    def features(
+        self,
+        *,
+        images: str,
+        split: str,
+        setting: str | Setting,
+        backbone: str | None = None,
+        recipe: Recipe | str | None = None,
+        partial: bool = False,
+    ) -> Features:
+        """The features of a setting.
+
+        Args:
+            images, split: what they are of.
+            setting: ``t90/b24/pool2``.
+            backbone, recipe: needed where several stores have the setting; see :meth:`find`.
+            partial: whether rows may be missing.
+
+        Raises:
+            NotCachedError: nothing fits, several stores do, or rows are missing.
+        """
+        setting = Setting.parse(setting)
+        found = self.find(images=images, split=split, backbone=backbone, recipe=recipe)
+        fitting = [store for store in found if setting in store.settings]
+        asked = f"{images}/{split} {setting}"
+        asked += f" of backbone {backbone}" if backbone is not None else ""
+        if recipe is not None:
+            asked += f" of recipe {(recipe.fingerprint if isinstance(recipe, Recipe) else recipe)[:16]}"
+        if len(fitting) == 1:
+            return Features(fitting[0], setting, partial=partial)
+        if fitting:
+            lines = "; ".join(f"recipe {store.fingerprint[:16]} (backbone {store.backbone})" for store in fitting)
+            differences = fitting[0].recipe.differences(fitting[1].recipe)
+            raise NotCachedError(
+                f"{self.root}: {len(fitting)} stores have {asked}: {lines}; pass backbone= or recipe= to choose"
+                + (f" (the first two differ in {', '.join(differences[:3])})" if differences else "")
+            )
+        if found:
+            there = "; ".join(
+                f"{store.fingerprint[:16]} ({store.backbone}): {listed(store.settings)}" for store in found
+            )
+        else:
+            there = self._contents()
+        raise NotCachedError(f"{self.root}: {asked} is not cached; {there}")
+
+    def _contents(self) -> str:
+        stores, damaged = self.stores(), self.damaged
+        text = "the cache holds " + (
+            ", ".join(f"{s.images}/{s.split} {s.fingerprint[:16]} ({s.backbone})" for s in stores[:8]) or "nothing"
+        )
+        text += f" and {len(stores) - 8} more" if len(stores) > 8 else ""
+        return text + (f"; {len(damaged)} stores cannot be opened: {damaged[0]}" if damaged else "")
+
+    def create_store(
+        self,
+        *,
+        images: str,
+        split: str,
+        recipe: Recipe,
+        samples: Samples,
+        format: str = "zarr",
+        backbone: str | None = None,
+        group_size: int = 64,
+        on_event: OnEvent = ignore,
+    ) -> Store:
+        """Make a store with its samples, or open the one that is there for the same key.
+
+        Args:
+            images, split, recipe: the key.
+            samples: its first rows; for a store that is there, all of its rows in its order.
+            format: ``zarr`` or ``hdf5``.
+            backbone: label for people; the recipe's kind of network if it isn't given.
+            group_size: rows computed together; a store that is there keeps its own.
+            on_event: hears of waiting for another process that makes a store.
+
+        Raises:
+            CacheError: a store of that key has another format or other samples; what differs is named.
+            DiskFullError: the disk has no room.
+        """
+        checked_name(images, "images")
+        checked_name(split, "split")
+        get_format(format)
+        if group_size < 1:
+            raise CacheError(f"group size: expected at least 1, got {group_size}")
+        place = self.root / images / split / recipe.fingerprint[:16]
+        if not (place / HEADER).exists():
+            header = Header(
+                images=images,
+                split=split,
+                format=format,
+                recipe=recipe,
+                backbone=recipe.backbone if backbone is None else backbone,
+                class_names=samples.class_names,
+                group_size=group_size,
+                created_by=__version__,
+            )
+            with hold(self.root / ".lock", what=str(self.root), on_event=on_event):
+                for left in self.root.glob(f"{_DRAFT}*"):  # nobody else makes stores now, so they are of killed makers
+                    remove(left)
+                if not (place / HEADER).exists():
+                    _build(self.root / f"{_DRAFT}{secrets.token_hex(8)}", place, header, samples)
+        store = Store.open(place)
+        _require_same(store, recipe, samples, format)
+        return store
+
+
+def _build(draft: Path, place: Path, header: Header, samples: Samples) -> None:
+    """The whole store under another name, then renamed."""
+    format_ = get_format(header.format)
+    draft.mkdir()
+    try:
+        tmp, folder = draft / "tmp", draft / format_.folder
+        with disk_full(place, 0):
+            format_.create_root(folder, header.attributes())
+        segment = create_segment(format_, folder / segment_name(0), samples, header, number=0, first_row=0)
+        for path in folder.iterdir():
+            if path.is_file():
+                _flush_file(path)
+        flush_folder(folder)
+        write_whole(catalog.segment_path(draft, 0), segment.seal(), tmp=tmp)
+        (draft / LOCK).touch()
+        write_whole(draft / HEADER, sealed.seal(header.plain()), tmp=tmp)
+        make_folder(place.parent)
+        move_in(draft, place)
+    except BaseException:
+        remove(draft)
+        raise
+
+
+def _flush_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _require_same(store: Store, recipe: Recipe, samples: Samples, format: str) -> None:
+    """A store that was there must be the one that is asked for."""
+    where = f"{store.path}"
+    if store.recipe != recipe:  # the folder's name holds only the beginning of the fingerprint
+        raise CacheError(f"{where}: written by another recipe: {'; '.join(store.recipe.differences(recipe)[:5])}")
+    if store.format != format:
+        raise CacheError(
+            f"{where}: the store is in the format {store.format}, {format} was asked for; use {store.format}"
+        )
+    if len(samples) == store.rows:
+        parts = [samples] if len(store.segments) == 1 else [samples[s.first_row :][: s.rows] for s in store.segments]
+        if [part.checksum() for part in parts] == [segment.samples for segment in store.segments]:
+            return
+    difference = compare_samples(store.samples(), samples)
+    raise CacheError(
+        f"{where}: the store has other images than are given: {difference or 'its samples are damaged'}; "
+        f"use another name for a changed image set, or add the new ones to the store"
+    )

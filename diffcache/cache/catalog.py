@@ -1,0 +1,299 @@
+"""What a store holds, from its own small files: segments, arrays, receipts, marks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from diffcache.cache import sealed
+from diffcache.cache.extents import Extents
+from diffcache.cache.format import ArraySpec
+from diffcache.cache.layout import (
+    FORMAT_VERSION,
+    RowRange,
+    array_name,
+    array_setting,
+    ranges,
+    segment_name,
+    segment_number,
+)
+from diffcache.cache.receipts import FOLDER as RECEIPTS
+from diffcache.cache.receipts import Receipt
+from diffcache.errors import CacheError, SettingError
+from diffcache.recipe import Plain
+from diffcache.setting import Setting
+
+SEGMENTS, ARRAYS, MARKS = "segments", "arrays", "marks"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows that were added together.
+
+    Attributes:
+        number: from 0.
+        first_row: its first row, counted over the store.
+        rows: how many rows.
+        samples: checksum of its ids, labels and class names.
+        content_hash: where the content hashes are, uint8 (rows, 32).
+    """
+
+    number: int
+    first_row: int
+    rows: int
+    samples: str
+    content_hash: Extents
+
+    def seal(self) -> bytes:
+        """The text of its file."""
+        return sealed.seal(
+            {
+                "format": FORMAT_VERSION,
+                "segment": self.number,
+                "first_row": self.first_row,
+                "rows": self.rows,
+                "samples": self.samples,
+                "content_hash": self.content_hash.plain(),
+            }
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Segment:
+        """Back from its file; CacheError where it is damaged."""
+        values = _versioned(path, "segment", "first_row", "rows", "samples", "content_hash")
+        segment = cls(
+            number=sealed.whole(values["segment"], path),
+            first_row=sealed.whole(values["first_row"], path),
+            rows=sealed.whole(values["rows"], path, low=1),
+            samples=sealed.digest(values["samples"], path),
+            content_hash=Extents.from_plain(values["content_hash"], where=path),
+        )
+        if (segment.content_hash.shape, segment.content_hash.dtype) != ((segment.rows, 32), "uint8"):
+            raise CacheError(f"{path}: damaged: the content hashes are not uint8 ({segment.rows}, 32)")
+        return segment
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array of features of one segment.
+
+    Attributes:
+        spec: setting, block, type, shape, segment.
+        features: where the values are, (rows, C, H, W).
+        committed: where the bytes are that tell outsiders which rows are committed, uint8 (rows,).
+    """
+
+    spec: ArraySpec
+    features: Extents
+    committed: Extents
+
+    def seal(self) -> bytes:
+        """The text of its file."""
+        return sealed.seal(
+            {
+                "format": FORMAT_VERSION,
+                "segment": self.spec.segment,
+                "setting": str(self.spec.setting),
+                "block": self.spec.block,
+                "features": self.features.plain(),
+                "committed": self.committed.plain(),
+            }
+        )
+
+    @classmethod
+    def read(cls, path: Path, setting: Setting, segment: Segment) -> StoredArray:
+        """Back from its file; CacheError where it is damaged or of another place."""
+        values = _versioned(path, "segment", "setting", "block", "features", "committed")
+        features = Extents.from_plain(values["features"], where=path)
+        committed = Extents.from_plain(values["committed"], where=path)
+        fits = len(features.shape) == 4 and features.shape[0] == segment.rows
+        if (values["segment"], values["setting"]) != (segment.number, str(setting)) or not fits:
+            raise CacheError(f"{path}: damaged: it is not of {setting} in segment {segment.number}")
+        if committed.shape != (segment.rows,) or committed.dtype != "uint8":
+            raise CacheError(f"{path}: damaged: the committed bytes are not uint8 ({segment.rows},)")
+        n, c, h, w = features.shape
+        spec = ArraySpec(setting, sealed.text(values["block"], path), features.dtype, (n, c, h, w), segment.number)
+        return cls(spec, features, committed)
+
+
+def _versioned(path: Path, *names: str) -> dict[str, Plain]:
+    values = sealed.read_sealed(path)
+    if values.get("format") != FORMAT_VERSION:
+        raise CacheError(f"{path}: expected format {FORMAT_VERSION}, found {values.get('format')!r:.40}")
+    return sealed.fields(values, path, "format", *names)
+
+
+def segment_path(root: Path, segment: int) -> Path:
+    """The file of a segment."""
+    return root / SEGMENTS / f"{segment_name(segment)}.json"
+
+
+def array_path(root: Path, setting: Setting, *, segment: int) -> Path:
+    """The file of an array of a segment; an array exists when this does."""
+    return root / ARRAYS / segment_name(segment) / f"{array_name(setting)}.json"
+
+
+def marks_path(root: Path, segment: int) -> Path:
+    """The file of a segment's marks."""
+    return root / MARKS / f"{segment_name(segment)}.json"
+
+
+def read_segments(root: Path) -> tuple[Segment, ...]:
+    """All segments in order.
+
+    Raises:
+        CacheError: one is damaged or missing.
+    """
+    segments: list[Segment] = []
+    for name in sorted(_names(root / SEGMENTS)):
+        number = segment_number(name.removesuffix(".json"))
+        if number is None:
+            continue
+        segment = Segment.read(root / SEGMENTS / name)
+        first = segments[-1].first_row + segments[-1].rows if segments else 0
+        if (number, segment.number, segment.first_row) != (len(segments), len(segments), first):
+            raise CacheError(f"{root / SEGMENTS / name}: damaged: a segment before it is missing, or it was moved")
+        segments.append(segment)
+    if not segments:
+        raise CacheError(f"{root / SEGMENTS}: damaged: the store has no segment")
+    return tuple(segments)
+
+
+def read_settings(root: Path, segments: Iterable[Segment]) -> dict[int, frozenset[Setting]]:
+    """The settings that have an array, by segment, from names of files alone."""
+    found: dict[int, frozenset[Setting]] = {}
+    for segment in segments:
+        settings = set()
+        for name in _names(root / ARRAYS / segment_name(segment.number)):
+            try:
+                settings.add(array_setting(name.removesuffix(".json")))
+            except SettingError:
+                continue
+        found[segment.number] = frozenset(settings)
+    return found
+
+
+def read_marks(root: Path, segments: Iterable[Segment]) -> dict[int, str]:
+    """Reason by row, rows counted over the store."""
+    marks: dict[int, str] = {}
+    for segment in segments:
+        path = marks_path(root, segment.number)
+        if not path.exists():
+            continue
+        for row, reason in sealed.mapping(_versioned(path, "marks")["marks"], path).items():
+            if not row.isdecimal() or len(row) > 18 or int(row) >= segment.rows:
+                raise CacheError(f"{path}: damaged: the segment has no row {row!r:.40}")
+            marks[segment.first_row + int(row)] = sealed.text(reason, path)
+    return marks
+
+
+def seal_marks(marks: Mapping[int, str]) -> bytes:
+    """The text of a segment's marks; rows counted from the segment's first."""
+    return sealed.seal({"format": FORMAT_VERSION, "marks": {str(row): marks[row] for row in sorted(marks)}})
+
+
+class Ledger:
+    """The valid receipts of a store, and what they say is committed.
+
+    Attributes:
+        damaged: one line for each receipt that cannot be used; its rows are not committed.
+    """
+
+    def __init__(self, segments: Iterable[Segment], *, step: int, fingerprint: str) -> None:
+        self.damaged: list[str] = []
+        self._segments = {segment.number: segment for segment in segments}
+        self._step = step
+        self._fingerprint = fingerprint
+        self._by_range: dict[RowRange, dict[str, Receipt]] = {}
+        self._done: dict[tuple[str, int], set[int]] = {}  # (key of pass and settings, segment): first rows
+        self._settings: dict[str, frozenset[Setting]] = {}  # of each key
+
+    @classmethod
+    def read(cls, root: Path, segments: Iterable[Segment], *, step: int, fingerprint: str) -> Ledger:
+        """All receipts of a store, in one scan of their folders."""
+        ledger = cls(segments, step=step, fingerprint=fingerprint)
+        for number in ledger._segments:
+            folder = os.path.join(root, RECEIPTS, segment_name(number))  # noqa: PTH118 - thousands of files
+            for name in sorted(_names(Path(folder))):
+                path = f"{folder}/{name}"
+                try:
+                    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+                        receipt = Receipt.unseal(file.read(sealed.MAX_BYTES), path)
+                    if receipt.name != name:
+                        raise CacheError(f"{path}: damaged: this is the receipt {receipt.name}, of another place")
+                    ledger.add(receipt, path)
+                except CacheError as error:
+                    ledger.damaged.append(str(error))
+                except OSError as error:
+                    if not isinstance(error, FileNotFoundError):  # a writer replaced it while we read
+                        ledger.damaged.append(f"{path}: cannot be read: {error.strerror}")
+        return ledger
+
+    def add(self, receipt: Receipt, where: str | Path = "receipt") -> None:
+        """Count a receipt in.
+
+        Raises:
+            CacheError: it belongs to another store, or names rows that this one does not have.
+        """
+        rows, segment = receipt.rows, self._segments.get(receipt.rows.segment)
+        if receipt.fingerprint != self._fingerprint:
+            raise CacheError(
+                f"{where}: of another recipe, {receipt.fingerprint[:16]}; this store is of {self._fingerprint[:16]}"
+            )
+        if segment is None or receipt.samples != segment.samples:
+            raise CacheError(f"{where}: of other samples than segment {rows.segment} of this store")
+        if rows.start % self._step or rows.stop != min(rows.start + self._step, segment.rows):
+            raise CacheError(f"{where}: damaged: {rows} is none of the store's ranges")
+        self._by_range.setdefault(rows, {})[receipt.name] = receipt
+        self._done.setdefault((receipt.key, rows.segment), set()).add(rows.start)
+        if receipt.key not in self._settings:
+            self._settings[receipt.key] = frozenset(receipt.settings)
+
+    def drop(self, receipt: Receipt) -> None:
+        """Count a receipt out."""
+        self._by_range.get(receipt.rows, {}).pop(receipt.name, None)
+        self._done.get((receipt.key, receipt.rows.segment), set()).discard(receipt.rows.start)
+
+    def at(self, rows: RowRange) -> list[Receipt]:
+        """The receipts of a range."""
+        return list(self._by_range.get(rows, {}).values())
+
+    def receipts(self) -> list[Receipt]:
+        """All receipts, by range and name."""
+        return [
+            held[name] for rows in sorted(self._by_range) for held in [self._by_range[rows]] for name in sorted(held)
+        ]
+
+    def settings(self, segment: int) -> set[Setting]:
+        """The settings that receipts of a segment name."""
+        named = [self._settings[key] for (key, number), done in self._done.items() if number == segment and done]
+        return set().union(*named)
+
+    def _starts(self, setting: Setting, segment: int) -> set[int]:
+        """First rows of the committed ranges."""
+        keys = (key for key, settings in self._settings.items() if setting in settings)
+        return set().union(*(self._done.get((key, segment), ()) for key in keys))
+
+    def missing(self, setting: Setting, segment: Segment) -> list[RowRange]:
+        """The ranges of a segment that are not committed."""
+        done = self._starts(setting, segment.number)
+        return [rows for rows in ranges(segment.number, segment.rows, self._step) if rows.start not in done]
+
+    def committed(self, setting: Setting, segment: Segment) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """bool (rows of the segment,)."""
+        mask = np.zeros(segment.rows, dtype=np.bool_)
+        for start in self._starts(setting, segment.number):
+            mask[start : start + self._step] = True
+        return mask
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):
+        return []

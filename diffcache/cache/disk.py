@@ -1,0 +1,194 @@
+"""Files that are whole or absent: written under another name, flushed, renamed, the folder flushed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from diffcache.cache.layout import sized
+from diffcache.errors import DiskFullError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_TEXT = tuple(text for code in _FULL for text in (os.strerror(code), f"errno = {code},"))
+_ZEROS = bytes(1 << 20)
+
+
+@contextmanager
+def disk_full(path: Path, needed: int) -> Iterator[None]:
+    """Turn "no room" of any call inside, a library's too, into an error that says what to do.
+
+    Args:
+        path: what is being written.
+        needed: its bytes.
+
+    Raises:
+        DiskFullError: in place of the operating system's error.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # HDF5 reports some failed writes as RuntimeError
+        full = getattr(error, "errno", None) in _FULL or any(text in str(error) for text in _FULL_TEXT)
+        if not full or isinstance(error, DiskFullError):
+            raise
+        raise _no_room(path, needed) from error
+
+
+def _no_room(path: Path, needed: int) -> DiskFullError:
+    return DiskFullError(
+        f"{path}: needs {sized(needed)}, {sized(_free(path))} are free on its disk (or a quota or a limit on file "
+        f"size is lower): make room, or choose another cache folder, and run again; what is committed is kept"
+    )
+
+
+def _free(path: Path) -> int:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def require_room(folder: Path, needed: int) -> None:
+    """Raise DiskFullError now, where ``needed`` bytes surely do not fit beside ``folder``."""
+    if needed > _free(folder):
+        raise _no_room(folder, needed)
+
+
+def allocate(path: Path, size: int) -> None:
+    """Give a file ``size`` bytes of real disk space, zeros where it had none, and flush it.
+
+    Raises:
+        DiskFullError: the disk has no room for it.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        with disk_full(path, size):
+            if size and not _fallocate(fd, size):
+                _write_zeros(fd, size)
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _fallocate(fd: int, size: int) -> bool:
+    if not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            return False
+        raise
+    return True
+
+
+def _write_zeros(fd: int, size: int) -> None:
+    """Zeros from the file's end up to ``size``, and what the file has written over itself: no holes."""
+    for offset in range(0, size, len(_ZEROS)):
+        step = min(len(_ZEROS), size - offset)
+        old = os.pread(fd, step, offset)
+        pwrite_all(fd, memoryview(old + _ZEROS[: step - len(old)]), offset)
+
+
+def pwrite_all(fd: int, data: memoryview | bytes, offset: int) -> None:
+    """Write all of ``data`` at ``offset``; the system may take it in parts."""
+    view = memoryview(data).cast("B")
+    while view:
+        done = os.pwrite(fd, view, offset)
+        view, offset = view[done:], offset + done
+
+
+def read_into(fd: int, view: memoryview, offset: int) -> int:
+    """Fill ``view`` from ``offset`` on; how many bytes there were before the file's end."""
+    done = 0
+    while done < len(view):
+        got = os.preadv(fd, [view[done:]], offset + done)
+        if not got:
+            break
+        done += got
+    return done
+
+
+def flush_data(fd: int) -> None:
+    """Wait until a file's bytes are on the disk."""
+    getattr(os, "fdatasync", os.fsync)(fd)
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def flush_tree(folder: Path) -> None:
+    """Flush every file and folder below ``folder``, and the folder itself."""
+    for place, _, files in os.walk(folder):
+        for file in files:
+            fd = os.open(os.path.join(place, file), os.O_RDONLY | os.O_CLOEXEC)  # noqa: PTH118 - many files
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        flush_folder(Path(place))
+
+
+def write_whole(path: Path, data: bytes, *, tmp: Path) -> None:
+    """Create or replace a small file atomically, and flush it and its folder.
+
+    Args:
+        path: where it goes; its folder is made if it isn't there.
+        data: its bytes.
+        tmp: a folder on the same disk where it is written first.
+
+    Raises:
+        DiskFullError: the disk has no room for it.
+    """
+    make_folder(tmp)
+    make_folder(path.parent)
+    draft = tmp / f"{secrets.token_hex(8)}.{path.name[:100]}"
+    try:
+        with disk_full(path, len(data)):
+            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            try:
+                pwrite_all(fd, data, 0)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            draft.rename(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each name flushed."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        with disk_full(path, 0):
+            path.mkdir(exist_ok=True)
+        flush_folder(path.parent)
+
+
+def move_in(draft: Path, place: Path) -> None:
+    """Rename a finished, flushed file or folder to its place, and flush both folders."""
+    draft.rename(place)
+    flush_folder(place.parent)
+    flush_folder(draft.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all in it; nothing if it isn't there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

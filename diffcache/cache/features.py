@@ -1,0 +1,247 @@
+"""Features: one setting of a store as an array on disk."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diffcache.cache.gather import gather, row_numbers
+from diffcache.cache.layout import sized
+from diffcache.cache.mapping import map_blocks
+from diffcache.cache.store import Store
+from diffcache.errors import CacheError, DependencyError, NotCachedError
+from diffcache.recipe import Recipe
+from diffcache.setting import Setting
+
+if TYPE_CHECKING:
+    from diffcache.cache.torch_dataset import FeatureDataset
+
+Array = np.ndarray[Any, Any]
+
+
+class Features:
+    """The features (rows, C, H, W) of one setting, mapped into memory when they are first read.
+
+    Indexing takes whatever NumPy takes for rows. It can be pickled: the other side opens the files.
+
+    Args:
+        store: the store.
+        setting: which array of it.
+        partial: whether rows may be missing; those hold anything, ``committed`` tells which.
+
+    Raises:
+        NotCachedError: the store lacks the setting, or some rows of it.
+    """
+
+    def __init__(self, store: Store, setting: Setting, *, partial: bool = False) -> None:
+        self.store, self.setting, self._partial = store, setting, partial
+        lacking = [s for s in store.segments if setting not in store.settings_by_segment[s.number]]
+        if len(lacking) == len(store.segments):
+            raise NotCachedError(f"{store.path}: {setting} is not cached; {listed(store.settings)}")
+        if not partial or lacking:
+            missing = int((~store.committed(setting)).sum())
+            if missing:
+                raise NotCachedError(
+                    f"{store.path}: {setting} lacks {missing} of {store.rows} rows; extract it again to go on where it "
+                    "stopped" + ("" if lacking else ", or pass partial=True to read what there is")
+                )
+        self._arrays = [store.array(setting, segment=segment.number) for segment in store.segments]
+        shapes = {(array.spec.shape[1:], array.spec.dtype) for array in self._arrays}
+        if len(shapes) != 1:
+            raise CacheError(f"{store.path}: damaged: segments of {setting} differ in shape or type: {shapes}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_reopen, (self.store.path, self.setting, self._partial))
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.shape))
+        return (
+            f"Features({self.images}/{self.split} {self.setting}, {shape} {self.dtype}, {sized(self.nbytes)}, "
+            f"recipe {self.fingerprint[:16]})"
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(rows, C, H, W)."""
+        _, c, h, w = self._arrays[0].spec.shape
+        return (self.store.rows, c, h, w)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The storage type."""
+        return self._arrays[0].features.type
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return sum(array.features.nbytes for array in self._arrays)
+
+    def __len__(self) -> int:
+        return self.store.rows
+
+    @property
+    def labels(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """int64 (rows,)."""
+        return self.store.samples().labels
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Id of each row."""
+        return tuple(self.store.samples().ids)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in label order."""
+        return self.store.class_names
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the features are."""
+        return self.store.recipe
+
+    @property
+    def fingerprint(self) -> str:
+        """The recipe's hash."""
+        return self.store.fingerprint
+
+    @property
+    def images(self) -> str:
+        """Name of the image set."""
+        return self.store.images
+
+    @property
+    def split(self) -> str:
+        """Split of the image set."""
+        return self.store.split
+
+    @property
+    def block(self) -> str:
+        """Name of the block, ``output_blocks.4``."""
+        return self._arrays[0].spec.block
+
+    @property
+    def marks(self) -> dict[int, str]:
+        """Rows whose image could not be used, and why."""
+        return self.store.marks
+
+    @cached_property
+    def committed(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which rows are committed, bool (rows,), as of opening."""
+        return self.store.committed(self.setting)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of a chunk of the first segment; each segment's chunks begin anew."""
+        return self._arrays[0].features.chunk_rows
+
+    @cached_property
+    def blocks(self) -> list[tuple[int, Array]]:
+        """(first row, read-only map) in order: one a segment where the machine allows it, with no copy."""
+        blocks: list[tuple[int, Array]] = []
+        row = 0
+        for array in self._arrays:
+            for block in map_blocks(self.store.path, array.features):
+                blocks.append((row, block))
+                row += len(block)
+        return blocks
+
+    def __getitem__(self, rows: Any) -> Array:
+        """Rows as NumPy gives them; a read-only view for a whole number or a slice within one map, else a copy."""
+        if isinstance(rows, slice):
+            return self._slice(rows)
+        if isinstance(rows, tuple) or rows is None or rows is Ellipsis:
+            raise IndexError(f"features are indexed by rows alone, got {rows!r:.80}; index the result for the rest")
+        if isinstance(rows, bool | np.bool_):
+            raise IndexError("rows must be whole numbers, slices or a mask, got a single bool")
+        index = row_numbers(rows, len(self))
+        if index.ndim == 0:
+            first, block = next((first, block) for first, block in reversed(self.blocks) if first <= index)
+            return np.asarray(block[int(index) - first])
+        return self.gather(index.reshape(-1)).reshape(*index.shape, *self.shape[1:])
+
+    def _slice(self, rows: slice) -> Array:
+        wanted = range(len(self))[rows]
+        if wanted:
+            low, high = min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1])
+            for first, block in self.blocks:
+                if first <= low and high < first + len(block):
+                    stop = wanted.stop - first
+                    return np.asarray(block[wanted.start - first : stop if stop >= 0 else None : wanted.step])
+        return self.gather(np.arange(wanted.start, wanted.stop, wanted.step))
+
+    def gather(self, rows: Any, out: Array | None = None) -> Array:
+        """Copy rows.
+
+        Args:
+            rows: (k,) row numbers, or a bool mask.
+            out: where to put them, (k, C, H, W) of the storage type; made if it isn't given.
+
+        Raises:
+            IndexError: a row is out of range.
+            ValueError: ``out`` does not fit.
+        """
+        index = row_numbers(rows, len(self))
+        if index.ndim != 1:
+            raise IndexError(f"gather takes one row number after another, got an array of shape {index.shape}")
+        shape = (len(index), *self.shape[1:])
+        if out is None:
+            out = np.empty(shape, self.dtype)
+        elif out.shape != shape or out.dtype != self.dtype:
+            raise ValueError(f"out: expected {shape} of {self.dtype}, got {out.shape} of {out.dtype}")
+        return gather(self.blocks, index, out)
+
+    def dask(self) -> Any:
+        """A dask.array of the same rows, cut at the store's chunks, read when it is computed.
+
+        Raises:
+            DependencyError: dask is not installed.
+        """
+        try:
+            import dask.array as da
+        except ImportError as error:
+            raise DependencyError(
+                f"dask is needed for this and cannot be imported ({error}): pip install dask"
+            ) from None
+
+        lengths: list[int] = []
+        for array in self._arrays:
+            rows, step = array.spec.shape[0], array.features.chunk_rows
+            lengths += [min(step, rows - start) for start in range(0, rows, step)]
+        chunks = (tuple(lengths), *((size,) for size in self.shape[1:]))
+        name = f"diffcache-{self.fingerprint[:16]}-{self.images}-{self.split}-{self.setting}-{len(self)}"
+        meta = np.empty((0, 0, 0, 0), self.dtype)
+        return da.from_array(_Sliced(self), chunks=chunks, name=name, lock=False, asarray=False, fancy=False, meta=meta)
+
+    def torch_dataset(self) -> FeatureDataset:
+        """A map-style dataset of (tensor (C, H, W) of the storage type, label) for torch's DataLoader."""
+        from diffcache.cache.torch_dataset import FeatureDataset
+
+        return FeatureDataset(self)
+
+
+class _Sliced:
+    """What dask takes for an array: slices over all dimensions at once."""
+
+    ndim = 4
+
+    def __init__(self, features: Features) -> None:
+        self._features = features
+        self.shape, self.dtype = features.shape, features.dtype
+
+    def __getitem__(self, index: tuple[slice, ...]) -> Array:
+        return self._features[index[0]][(slice(None), *index[1:])]
+
+
+def _reopen(path: Path, setting: Setting, partial: bool) -> Features:
+    return Features(Store.open(path), setting, partial=partial)
+
+
+def listed(settings: tuple[Setting, ...]) -> str:
+    """The end of an error line: which settings there are."""
+    if not settings:
+        return "it has no settings yet"
+    shown = ", ".join(map(str, settings[:8]))
+    return f"it has {shown}" + (f" and {len(settings) - 8} more" if len(settings) > 8 else "")

@@ -1,0 +1,102 @@
+"""What a file format must be able to do; everything else is the same for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from diffcache.cache.extents import Extents
+from diffcache.cache.samples import Samples
+from diffcache.errors import CacheError, DependencyError, nearest
+from diffcache.recipe import Plain
+from diffcache.setting import Setting
+
+FORMATS = ("zarr", "hdf5")
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """An array that is to be made in a segment.
+
+    Attributes:
+        setting: what it holds.
+        block: name of the block, ``output_blocks.4``.
+        dtype: ``float16`` or ``float32``.
+        shape: (rows, C, H, W).
+        segment: number of the segment.
+    """
+
+    setting: Setting
+    block: str
+    dtype: str
+    shape: tuple[int, int, int, int]
+    segment: int
+
+    def attributes(self) -> dict[str, Plain]:
+        """What the array says of itself in its own file."""
+        s = self.setting
+        return {"setting": str(s), "t": s.t, "b": s.b, "pool": s.pool, "draw": s.draw, "block": self.block}
+
+
+class Format(Protocol):
+    """A file format. Everything is made in a draft folder that the caller flushes and renames.
+
+    ``header`` holds what every file of the store says of it: recipe, fingerprint, images, split,
+    backbone, class_names, format_version. Extents name files at their final place.
+    """
+
+    name: str
+    folder: str
+    """Folder of the format's files in a store: ``features.zarr``."""
+
+    def create_root(self, draft: Path, header: Mapping[str, Plain]) -> None:
+        """Make the folder that holds the segments, at ``draft``."""
+
+    def create_segment(self, draft: Path, samples: Samples, header: Mapping[str, Plain], *, segment: int) -> Extents:
+        """Make a segment's folder at ``draft``: ids, labels, and space for content hashes, uint8 (rows, 32)."""
+
+    def create_array(
+        self, draft: Path, spec: ArraySpec, samples: Samples, header: Mapping[str, Plain]
+    ) -> tuple[Extents, Extents]:
+        """Make an array in the folder ``draft``; where its features and its committed bytes will be.
+
+        Every entry of ``draft`` is then moved into the segment's folder, in sorted order reversed.
+        """
+
+    def locate_array(self, root: Path, spec: ArraySpec) -> tuple[Extents, Extents]:
+        """The same extents again, from the files in the store at ``root``."""
+
+    def read_spec(self, root: Path, setting: Setting, *, segment: int) -> ArraySpec:
+        """What an array's own files say of it."""
+
+    def arrays(self, folder: Path) -> dict[str, list[Path]]:
+        """Names of the arrays in a segment's folder, and the files and folders of each."""
+
+    def read_samples(self, root: Path, *, segment: int) -> tuple[list[str], list[int]]:
+        """Ids and labels of a segment."""
+
+
+def get_format(name: str) -> Format:
+    """The format of a name.
+
+    Raises:
+        CacheError: there is no such format.
+    """
+    if name == "zarr":
+        from diffcache.cache.zarr_format import ZarrFormat
+
+        return ZarrFormat()
+    if name == "hdf5":
+        from diffcache.cache.hdf5_format import Hdf5Format
+
+        return Hdf5Format()
+    raise CacheError(f"format {name!r}: there is no such format; {nearest(str(name), FORMATS)}")
+
+
+def missing_library(package: str, error: ImportError) -> DependencyError:
+    """The error for a format whose library is not installed."""
+    return DependencyError(
+        f"{package} is needed for this store and cannot be imported ({error}): pip install {package}"
+    )

@@ -1,0 +1,215 @@
+"""HDF5: a file for each setting of a segment, complete in itself, and one for the samples.
+
+The library writes a file once, in the draft folder. Afterwards only raw bytes go in, at the offsets
+that were taken here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffcache.cache.disk import require_room
+from diffcache.cache.extents import DTYPES, Extents, Run
+from diffcache.cache.format import ArraySpec, missing_library
+from diffcache.cache.layout import PAGE, array_name, chunk_rows, dimensions, segment_name
+from diffcache.cache.reserved import ReservedFile
+from diffcache.cache.samples import Samples
+from diffcache.errors import CacheError
+from diffcache.recipe import Plain, canonical_json
+from diffcache.setting import Setting
+
+_SAMPLES = "samples.h5"
+_LONGEST_FIXED_ID = 256
+_OVERHEAD = 2**20
+"""More than the library's own structures take beside what is counted."""
+
+
+class Hdf5Format:
+    """Stores as folders of HDF5 files."""
+
+    name = "hdf5"
+    folder = "features.hdf5"
+
+    def create_root(self, draft: Path, header: Mapping[str, Plain]) -> None:
+        """A folder; every file repeats the header."""
+        draft.mkdir()
+
+    def create_segment(self, draft: Path, samples: Samples, header: Mapping[str, Plain], *, segment: int) -> Extents:
+        """The segment's folder with ``samples.h5``: id, label, content_hash."""
+        draft.mkdir()
+        path, place = draft / _SAMPLES, f"{self.folder}/{segment_name(segment)}/{_SAMPLES}"
+        with _new_file(path, header, samples, body=len(samples) * 32) as file:
+            _write_samples(file, samples)
+            offset = _allocated(file, "content_hash", "uint8", (len(samples), 32), ("sample", "byte"))
+            file["content_hash"].attrs["algorithm"] = "sha256"
+        return Extents("uint8", (len(samples), 32), len(samples), (Run(place, offset, len(samples)),))
+
+    def create_array(
+        self, draft: Path, spec: ArraySpec, samples: Samples, header: Mapping[str, Plain]
+    ) -> tuple[Extents, Extents]:
+        """One file: features, committed, and the samples again, so that it is complete in itself."""
+        path = draft / f"{array_name(spec.setting)}.h5"
+        row_bytes = int(np.prod(spec.shape[1:], dtype=object)) * np.dtype(spec.dtype).itemsize
+        chunk = chunk_rows(spec.shape[0], row_bytes)
+        body = -(-spec.shape[0] // chunk) * (chunk * row_bytes + PAGE) + spec.shape[0]
+        require_room(draft, body)
+        with _new_file(path, header, samples, body=body) as file:
+            for name, value in spec.attributes().items():
+                file.attrs[name] = "none" if value is None else value
+            _write_samples(file, samples)
+            _allocated(file, "committed", "uint8", (spec.shape[0],), ("sample",))
+            _features(file, spec, chunk)
+        return self._locate(path, spec)
+
+    def locate_array(self, root: Path, spec: ArraySpec) -> tuple[Extents, Extents]:
+        """From the file."""
+        return self._locate(self._file(root, spec.setting, segment=spec.segment), spec)
+
+    def _locate(self, path: Path, spec: ArraySpec) -> tuple[Extents, Extents]:
+        place, rows = f"{self.folder}/{segment_name(spec.segment)}/{path.name}", spec.shape[0]
+        found: list[tuple[int, int]] = []
+        with _open(path) as file:
+            features = file["features"]
+            features.id.chunk_iter(lambda chunk: found.append((chunk.chunk_offset[0], chunk.byte_offset)))
+            chunk, committed = features.chunks[0], file["committed"].id.get_offset()
+        if len(found) != -(-rows // chunk) or committed is None:
+            raise CacheError(f"{path}: damaged: some chunks have no space in the file")
+        row_bytes = int(np.prod(spec.shape[1:], dtype=object)) * np.dtype(spec.dtype).itemsize
+        runs: list[Run] = []
+        for first, offset in sorted(found):
+            held = min(chunk, rows - first)
+            if runs and runs[-1].offset + runs[-1].rows * row_bytes == offset:  # it goes on where the last one ends
+                runs[-1] = Run(place, runs[-1].offset, runs[-1].rows + held)
+            else:
+                runs.append(Run(place, offset, held))
+        return (
+            Extents(spec.dtype, spec.shape, chunk, tuple(runs)),
+            Extents("uint8", (rows,), rows, (Run(place, committed, rows),)),
+        )
+
+    def read_spec(self, root: Path, setting: Setting, *, segment: int) -> ArraySpec:
+        """From the file's attributes and its dataset."""
+        path = self._file(root, setting, segment=segment)
+        with _open(path) as file:
+            dataset = file["features"]
+            n, c, h, w = (int(size) for size in dataset.shape)
+            return ArraySpec(setting, str(file.attrs["block"]), dataset.dtype.name, (n, c, h, w), segment)
+
+    def arrays(self, folder: Path) -> dict[str, list[Path]]:
+        """Every file but the samples'."""
+        return {path.name.removesuffix(".h5"): [path] for path in sorted(folder.iterdir()) if path.name != _SAMPLES}
+
+    def read_samples(self, root: Path, *, segment: int) -> tuple[list[str], list[int]]:
+        """Through h5py."""
+        path = root / self.folder / segment_name(segment) / _SAMPLES
+        with _open(path) as file:
+            try:
+                return file["id"].asstr()[:].tolist(), file["label"][:].tolist()
+            except UnicodeDecodeError as error:
+                raise CacheError(f"{path}: damaged: {error}") from None
+
+    def _file(self, root: Path, setting: Setting, *, segment: int) -> Path:
+        return root / self.folder / segment_name(segment) / f"{array_name(setting)}.h5"
+
+
+class _open:
+    """Open a file for reading; every error of reading becomes a CacheError that names it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Any:
+        try:
+            # no lock: nobody writes through the library, and network file systems may have none
+            self._file = _h5py().File(self._path, "r", locking=False)
+        except OSError as error:
+            raise CacheError(f"{self._path}: damaged or missing: {error}") from None
+        return self._file
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._file.close()
+        if isinstance(error, OSError | KeyError | TypeError | AttributeError | RuntimeError | IndexError):
+            raise CacheError(f"{self._path}: damaged: {error}") from None
+
+
+@contextmanager
+def _new_file(path: Path, header: Mapping[str, Plain], samples: Samples, *, body: int) -> Iterator[Any]:
+    """A file that says what the header says; ``body`` bytes will be added to it, besides the samples."""
+    h5py = _h5py()
+    said = sum(len(canonical_json(value)) for value in header.values()) + 64 * len(samples.class_names)
+    table = len(samples) * 8 + sum(len(id_.encode()) + 64 for id_ in samples.ids) + _id_width(samples) * len(samples)
+    with ReservedFile(path, reserve=body + table + 8 * said + _OVERHEAD) as raw:
+        # v110 stores attributes above 64 KB (a long recipe, many class names); aligned, so that chunks are whole pages
+        options = {"libver": ("v110", "v110"), "alignment_threshold": PAGE, "alignment_interval": PAGE}
+        with h5py.File(raw, "w", **options) as file:
+            for name, value in header.items():
+                if name == "class_names":
+                    file.attrs.create(name, list(value), shape=(len(value),), dtype=h5py.string_dtype())
+                else:
+                    file.attrs[name] = value if isinstance(value, str | int) else canonical_json(value)
+            yield file
+
+
+def _id_width(samples: Samples) -> int:
+    """Bytes of the longest id; 0 where ids are stored in variable width."""
+    longest = max(len(id_.encode()) for id_ in samples.ids)
+    return longest if longest <= _LONGEST_FIXED_ID else 0
+
+
+def _write_samples(file: Any, samples: Samples) -> None:
+    h5py = _h5py()
+    width = _id_width(samples)
+    # fixed width is a third of the size of variable width for ids of usual length
+    dtype = h5py.string_dtype("utf-8", width or None)
+    ids = np.array([id_.encode() for id_ in samples.ids], dtype=dtype) if width else list(samples.ids)
+    for name, data, kind in (("id", ids, dtype), ("label", samples.labels, np.dtype("<i8"))):
+        dataset = file.create_dataset(name, shape=(len(samples),), data=data, dtype=kind, track_times=False)
+        dataset.dims[0].label = "sample"
+
+
+def _allocated(file: Any, name: str, dtype: str, shape: tuple[int, ...], labels: tuple[str, ...]) -> int:
+    """A contiguous dataset of zeros; the byte where it begins."""
+    dataset = _early(file, name, dtype, shape, labels=labels)
+    return int(dataset.id.get_offset())
+
+
+def _features(file: Any, spec: ArraySpec, chunk: int) -> None:
+    names = dimensions(spec.shape[1:])
+    _early(file, "features", spec.dtype, spec.shape, labels=names, chunk=(chunk, *spec.shape[1:]))
+
+
+def _early(
+    file: Any,
+    name: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    *,
+    labels: tuple[str, ...],
+    chunk: tuple[int, ...] | None = None,
+) -> Any:
+    """A dataset whose place in the file is fixed now; its bytes are zeros once the file's space is allocated."""
+    h5py = _h5py()
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    if chunk is not None:
+        plist.set_chunk(chunk)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    plist.set_obj_track_times(False)
+    kind, space = h5py.h5t.py_create(np.dtype(DTYPES[dtype]), logical=True), h5py.h5s.create_simple(shape)
+    dataset = h5py.Dataset(h5py.h5d.create(file.id, name.encode(), kind, space, plist))
+    for axis, label in enumerate(labels):
+        dataset.dims[axis].label = label
+    return dataset
+
+
+def _h5py() -> Any:
+    try:
+        import h5py  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise missing_library("h5py", error) from None
+    return h5py

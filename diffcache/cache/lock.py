@@ -1,0 +1,108 @@
+"""One writer a store: a lock that its holder's death releases."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from diffcache.errors import CacheError, DependencyError
+from diffcache.events import Notice, OnEvent, ignore
+
+_held: set[int] = set()
+
+
+def _let_go_in_child() -> None:
+    """A forked child shares the lock; it lets go of it, so that the lock dies with its holder alone."""
+    for fd in _held:
+        os.close(fd)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+@contextmanager
+def hold(path: Path, *, what: str, on_event: OnEvent = ignore) -> Iterator[None]:
+    """Hold the lock file at ``path``, waiting for another holder and saying once for whom.
+
+    Args:
+        path: the lock file; made if it isn't there.
+        what: what is locked, for the notice.
+        on_event: gets one Notice when there is somebody to wait for.
+
+    Raises:
+        CacheError: this very thread holds it already and would wait for itself.
+        DependencyError: the platform has no ``flock``.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        raise DependencyError("writing a cache needs flock, which this platform does not have") from None
+
+    me = {
+        "pid": os.getpid(),
+        "thread": threading.get_ident(),
+        "host": platform.node(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200] if sys.argv else "python",
+    }
+    said = False
+    while True:
+        locked = False
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                other = _holder(fd)
+                if all(other.get(key) == me[key] for key in ("pid", "thread", "host")):
+                    raise CacheError(f"{what}: this thread is writing to it already; finish that first") from None
+                if not said:
+                    on_event(Notice(f"{what}: waiting for {_describe(other)} to finish writing"))
+                    said = True
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            if not _same_file(fd, path):  # it was replaced while we waited: take the new one
+                continue
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps(me).encode(), 0)
+            _held.add(fd)
+            locked = True
+            try:
+                yield
+            finally:
+                if fd in _held:
+                    os.ftruncate(fd, 0)
+            return
+        finally:
+            if not locked or fd in _held:  # a forked child has closed it already
+                _held.discard(fd)
+                os.close(fd)  # releases the lock
+
+
+def _holder(fd: int) -> dict[str, object]:
+    try:
+        values = json.loads(os.pread(fd, 4096, 0))
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _describe(holder: dict[str, object]) -> str:
+    if "pid" not in holder:
+        return "another process"
+    return f"process {holder['pid']} on {holder.get('host')} ({holder.get('command')})"
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    here = os.fstat(fd)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)

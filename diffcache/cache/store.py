@@ -1,0 +1,268 @@
+"""Store: the features of one (image set, split, recipe), as a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diffcache.cache import catalog
+from diffcache.cache.catalog import Ledger, Segment, StoredArray
+from diffcache.cache.format import get_format
+from diffcache.cache.header import HEADER, Header
+from diffcache.cache.layout import RowRange, ranges
+from diffcache.cache.lock import hold
+from diffcache.cache.mapping import map_blocks
+from diffcache.cache.receipts import Receipt
+from diffcache.cache.samples import Samples
+from diffcache.errors import CacheError, MissingError, NotCachedError
+from diffcache.events import OnEvent, ignore
+from diffcache.recipe import Recipe
+from diffcache.setting import Setting
+
+if TYPE_CHECKING:
+    from diffcache.cache.part import Part
+    from diffcache.cache.writer import Writer
+
+LOCK = "lock"
+
+
+class Store:
+    """A store on disk, as it was when it was opened; :meth:`refresh` looks again.
+
+    Opening reads one small file; the rest is read when it is asked for. Rows are counted over all
+    segments.
+    """
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self.path = path
+        self.header = header
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """Open the store in a folder.
+
+        Raises:
+            MissingError: there is none.
+            CacheError: its ``store.json`` is damaged or of a newer format.
+        """
+        path = Path(path).absolute()
+        try:
+            return cls(path, Header.read(path / HEADER))
+        except MissingError:
+            raise MissingError(f"{path}: no store is here (a store has a {HEADER})") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Store.open, (self.path,))
+
+    def __repr__(self) -> str:
+        return (
+            f"Store({self.images}/{self.split} {self.fingerprint[:16]}, {self.rows} rows, "
+            f"{len(self.settings)} settings, backbone {self.backbone}, {self.format})"
+        )
+
+    @property
+    def images(self) -> str:
+        """Name of the image set."""
+        return self.header.images
+
+    @property
+    def split(self) -> str:
+        """Split of the image set."""
+        return self.header.split
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the features are."""
+        return self.header.recipe
+
+    @property
+    def fingerprint(self) -> str:
+        """The recipe's hash."""
+        return self.header.recipe.fingerprint
+
+    @property
+    def format(self) -> str:
+        """``zarr`` or ``hdf5``."""
+        return self.header.format
+
+    @property
+    def backbone(self) -> str:
+        """Name of the backbone's card."""
+        return self.header.backbone
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in label order."""
+        return self.header.class_names
+
+    @property
+    def group_size(self) -> int:
+        """Rows computed together."""
+        return self.header.group_size
+
+    @property
+    def range_rows(self) -> int:
+        """Rows that a receipt covers."""
+        return self.header.range_rows
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """Rows that were added together, in order."""
+        return catalog.read_segments(self.path)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all segments."""
+        return self.segments[-1].first_row + self.segments[-1].rows
+
+    @cached_property
+    def settings_by_segment(self) -> dict[int, frozenset[Setting]]:
+        """The settings that have an array, by segment."""
+        return catalog.read_settings(self.path, self.segments)
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The settings that have an array in some segment, sorted; not all need be complete."""
+        return tuple(sorted(frozenset().union(*self.settings_by_segment.values())))
+
+    @cached_property
+    def marks(self) -> dict[int, str]:
+        """Rows whose image could not be used, and why."""
+        return catalog.read_marks(self.path, self.segments)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The valid receipts."""
+        return Ledger.read(self.path, self.segments, step=self.range_rows, fingerprint=self.fingerprint)
+
+    @property
+    def receipts(self) -> list[Receipt]:
+        """The valid receipts, by range."""
+        return self.ledger.receipts()
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """One line for each receipt that cannot be used; its rows count as not committed."""
+        return tuple(self.ledger.damaged)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays of features, committed or not."""
+        return sum(
+            self.array(setting, segment=number).features.nbytes
+            for number, settings in self.settings_by_segment.items()
+            for setting in settings
+        )
+
+    def refresh(self) -> None:
+        """Forget what was read, so that it is read again."""
+        for name in ("segments", "settings_by_segment", "marks", "ledger", "_arrays", "_samples"):
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def _arrays(self) -> dict[tuple[Setting, int], StoredArray]:
+        return {}
+
+    def array(self, setting: Setting, *, segment: int) -> StoredArray:
+        """An array of a segment: shape, type, where it is.
+
+        Raises:
+            NotCachedError: the segment has no such array.
+            CacheError: its file is damaged.
+        """
+        if (setting, segment) not in self._arrays:
+            path = catalog.array_path(self.path, setting, segment=segment)
+            try:
+                self._arrays[setting, segment] = StoredArray.read(path, setting, self.segments[segment])
+            except MissingError:
+                raise NotCachedError(f"{self.path}: segment {segment} has no array for {setting}") from None
+        return self._arrays[setting, segment]
+
+    def segment_of(self, row: int) -> Segment:
+        """The segment of a row; IndexError where there is no such row."""
+        for segment in self.segments:
+            if 0 <= row - segment.first_row < segment.rows:
+                return segment
+        raise IndexError(f"{self.path}: row {row} is out of range; the store has {self.rows} rows")
+
+    @cached_property
+    def _samples(self) -> Samples:
+        format_ = get_format(self.format)
+        ids: list[str] = []
+        labels: list[int] = []
+        for segment in self.segments:
+            some_ids, some_labels = format_.read_samples(self.path, segment=segment.number)
+            got = Samples(some_ids, np.asarray(some_labels, dtype=np.int64), self.class_names)
+            if got.checksum() != segment.samples:
+                raise CacheError(
+                    f"{self.path}: damaged: ids and labels of segment {segment.number} are not those it was made with"
+                )
+            ids += some_ids
+            labels += some_labels
+        return Samples(ids, np.asarray(labels, dtype=np.int64), self.class_names)
+
+    def samples(self) -> Samples:
+        """Ids and labels of all rows; checked against the checksums taken when the rows were added.
+
+        Raises:
+            CacheError: they cannot be read, or have changed.
+        """
+        return self._samples
+
+    def content_hashes(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """SHA-256 of each image's content, uint8 (rows, 32); zeros where no row was committed yet."""
+        parts = [block for segment in self.segments for block in map_blocks(self.path, segment.content_hash)]
+        return np.concatenate(parts)
+
+    def missing(self, settings: Iterable[Setting]) -> dict[Setting, tuple[RowRange, ...]]:
+        """The ranges that are not committed, by setting; settings without an array miss them all."""
+        return {
+            setting: tuple(rows for segment in self.segments for rows in self._missing(setting, segment))
+            for setting in settings
+        }
+
+    def _missing(self, setting: Setting, segment: Segment) -> list[RowRange]:
+        if setting not in self.settings_by_segment[segment.number]:
+            return list(ranges(segment.number, segment.rows, self.range_rows))
+        return self.ledger.missing(setting, segment)
+
+    def committed(self, setting: Setting) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which rows are committed, bool (rows,)."""
+        mask = np.concatenate([self.ledger.committed(setting, segment) for segment in self.segments])
+        for segment in self.segments:
+            if setting not in self.settings_by_segment[segment.number]:
+                mask[segment.first_row : segment.first_row + segment.rows] = False
+        return mask
+
+    def is_complete(self, setting: Setting) -> bool:
+        """Whether all rows are committed."""
+        return not any(self._missing(setting, segment) for segment in self.segments)
+
+    @contextmanager
+    def writing(self, on_event: OnEvent = ignore) -> Iterator[Writer]:
+        """Hold the store's lock and write; what was left half made by a killed writer is removed first.
+
+        Waits for another writer, saying for whom; what that one committed is then seen.
+
+        Raises:
+            CacheError: this thread holds the lock already.
+        """
+        from diffcache.cache.writer import Writer
+
+        what = f"{self.images}/{self.split} {self.fingerprint[:16]}"
+        with hold(self.path / LOCK, what=what, on_event=on_event):
+            self.refresh()
+            writer = Writer(self, on_event)
+            writer.tidy()
+            yield writer
+
+    def begin(self, rows: RowRange, settings: Iterable[Setting]) -> Part:
+        """A part to write; for a helper of the process that holds the lock. Others call it on a writer."""
+        from diffcache.cache.part import Part
+
+        return Part(self, rows, settings)

@@ -1,0 +1,245 @@
+"""Writer: what the holder of a store's lock may do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffcache.cache import catalog
+from diffcache.cache.catalog import Segment, StoredArray
+from diffcache.cache.disk import disk_full, flush_folder, flush_tree, make_folder, move_in, remove, write_whole
+from diffcache.cache.extents import RawFiles
+from diffcache.cache.format import ArraySpec, Format, get_format
+from diffcache.cache.layout import RowRange, array_setting, segment_name, segment_number
+from diffcache.cache.part import Part, revoke
+from diffcache.cache.receipts import Receipt
+from diffcache.cache.samples import Samples
+from diffcache.errors import CacheError, DiffcacheError, SettingError
+from diffcache.events import Notice, OnEvent, ignore
+from diffcache.setting import Setting
+
+if TYPE_CHECKING:
+    from diffcache.cache.header import Header
+    from diffcache.cache.store import Store
+
+
+class Writer:
+    """Adds arrays, segments, rows and marks to a store; made by ``store.writing()``."""
+
+    def __init__(self, store: Store, on_event: OnEvent = ignore) -> None:
+        self.store = store
+        self._on_event = on_event
+        self._root = store.path
+        self._tmp = store.path / "tmp"
+
+    @property
+    def _format(self) -> Format:
+        return get_format(self.store.format)
+
+    def add_arrays(
+        self, shapes: Mapping[Setting, tuple[int, int, int]], *, block_names: Mapping[int, str] | None = None
+    ) -> None:
+        """Make the arrays of some settings in every segment that lacks them; all space is allocated here.
+
+        Args:
+            shapes: (C, H, W) of a row of each setting.
+            block_names: name of each block, by number.
+
+        Raises:
+            CacheError: a stored array of that setting has another shape.
+            DiskFullError: the disk has no room; what was made before is kept.
+        """
+        store, names = self.store, dict(block_names or {})
+        for setting, shape in sorted(shapes.items()):
+            lacking = []
+            for segment in store.segments:
+                if setting not in store.settings_by_segment[segment.number]:
+                    lacking.append(segment)
+                    continue
+                stored = store.array(setting, segment=segment.number).spec
+                names[setting.b] = stored.block  # one name for one block
+                if stored.shape[1:] != tuple(shape):
+                    raise CacheError(
+                        f"{self._root}: {setting}: expected rows of the stored shape {stored.shape[1:]}, "
+                        f"got {tuple(shape)}"
+                    )
+            for segment in lacking:
+                c, h, w = (int(size) for size in shape)
+                if min(c, h, w) < 1:
+                    raise CacheError(f"{self._root}: {setting}: expected a shape (C, H, W) of at least 1, got {shape}")
+                block = names.get(setting.b, f"block {setting.b}")
+                spec = ArraySpec(setting, block, store.recipe.dtype, (segment.rows, c, h, w), segment.number)
+                self._add_array(spec)
+
+    def _add_array(self, spec: ArraySpec) -> None:
+        store, number = self.store, spec.segment
+        for receipt in store.ledger.receipts():
+            if receipt.rows.segment == number and spec.setting in receipt.settings:
+                revoke(store, receipt, frozenset([spec.setting]))  # the array it speaks of is gone
+        first = store.segments[number].first_row
+        samples = store.samples()
+        if len(store.segments) > 1:
+            samples = samples[first : first + spec.shape[0]]
+        draft = self._tmp / f"array-{number:05d}"
+        remove(draft)
+        make_folder(draft)
+        try:
+            with disk_full(draft, 0):
+                features, committed = self._format.create_array(draft, spec, samples, store.header.attributes())
+            flush_tree(draft)
+            place = self._root / self._format.folder / segment_name(number)
+            for path in sorted(draft.iterdir(), reverse=True):
+                move_in(path, place / path.name)
+        finally:
+            remove(draft)
+        self._list_array(StoredArray(spec, features, committed))
+
+    def _list_array(self, array: StoredArray) -> None:
+        """From here on the array exists."""
+        setting, number = array.spec.setting, array.spec.segment
+        write_whole(catalog.array_path(self._root, setting, segment=number), array.seal(), tmp=self._tmp)
+        self.store.settings_by_segment[number] |= {setting}
+
+    def add_segment(self, samples: Samples) -> Segment:
+        """Add rows after those that are there; no array is made for them yet.
+
+        Args:
+            samples: the new rows only; ids that no row has.
+
+        Raises:
+            CacheError: there are none, ids are known already, or class names differ.
+            DiskFullError: the disk has no room.
+        """
+        store = self.store
+        if samples.class_names != store.class_names:
+            raise CacheError(
+                f"{self._root}: new rows must have the class names of the store, {list(store.class_names)!r:.200}, "
+                f"got {list(samples.class_names)!r:.200}"
+            )
+        known = set(store.samples().ids)
+        twice = [id_ for id_ in samples.ids if id_ in known]
+        if twice:
+            raise CacheError(f"{self._root}: {len(twice)} of the new ids are there already: {twice[:3]!r:.200}")
+        number, first = len(store.segments), store.rows
+        draft = self._tmp / segment_name(number)
+        remove(draft)
+        make_folder(self._tmp)
+        try:
+            segment = create_segment(self._format, draft, samples, store.header, number=number, first_row=first)
+            move_in(draft, self._root / self._format.folder / segment_name(number))
+        finally:
+            remove(draft)
+        write_whole(catalog.segment_path(self._root, number), segment.seal(), tmp=self._tmp)
+        store.refresh()
+        return segment
+
+    def mark(self, row: int, reason: str) -> None:
+        """Record that a row's image could not be used; stage two leaves the row out.
+
+        Args:
+            row: counted over the store.
+            reason: one line for people.
+        """
+        segment = self.store.segment_of(row)
+        marks = {
+            marked - segment.first_row: text
+            for marked, text in {**self.store.marks, row: reason}.items()
+            if 0 <= marked - segment.first_row < segment.rows
+        }
+        write_whole(catalog.marks_path(self._root, segment.number), catalog.seal_marks(marks), tmp=self._tmp)
+        self.store.marks[row] = reason
+
+    def begin(self, rows: RowRange, settings: Iterable[Setting]) -> Part:
+        """A part to write; see :class:`Part`. What it overwrites is no longer committed."""
+        return Part(self.store, rows, settings)
+
+    def accept(self, receipt: Receipt) -> None:
+        """Count in what a helper in another process has committed; :meth:`Store.begin` is its way to write.
+
+        Raises:
+            CacheError: the receipt is of another store.
+        """
+        self.store.ledger.add(receipt)
+
+    # --- after a crash ------------------------------------------------------------------------
+
+    def tidy(self) -> None:
+        """Remove what a killed writer left half made, and set the committed bytes by the receipts."""
+        if self._tmp.is_dir():
+            for path in self._tmp.iterdir():
+                remove(path)
+        folder = self._root / self._format.folder
+        if not folder.is_dir():
+            raise CacheError(f"{folder}: damaged: the folder of the store's features is missing")
+        for path in sorted(folder.iterdir()):
+            number = segment_number(path.name)
+            if number is not None and number >= len(self.store.segments):
+                remove(path)  # a segment that was renamed in and not yet listed
+                flush_folder(folder)
+        for segment in self.store.segments:
+            self._tidy_arrays(segment)
+        with RawFiles(self._root) as files:
+            for segment in self.store.segments:
+                for setting in sorted(self.store.settings_by_segment[segment.number]):
+                    self._set_mask(files, setting, segment)
+
+    def _tidy_arrays(self, segment: Segment) -> None:
+        """Arrays that are not listed were never begun, so they go; those that receipts speak of are listed again."""
+        place = self._root / self._format.folder / segment_name(segment.number)
+        if not place.is_dir():
+            return  # damage, and not a crash's: reading says so
+        listed = self.store.settings_by_segment[segment.number]
+        for name, paths in self._format.arrays(place).items():
+            try:
+                setting = array_setting(name)
+            except SettingError:
+                continue  # not ours
+            if setting in listed and self._readable(setting, segment):
+                continue
+            if setting in listed or setting in self.store.ledger.settings(segment.number):
+                self._list_again(setting, segment)
+                continue
+            for path in paths:
+                remove(path)
+            flush_folder(place)
+
+    def _readable(self, setting: Setting, segment: Segment) -> bool:
+        try:
+            self.store.array(setting, segment=segment.number)
+        except CacheError:
+            return False
+        return True
+
+    def _list_again(self, setting: Setting, segment: Segment) -> None:
+        try:
+            spec = self._format.read_spec(self._root, setting, segment=segment.number)
+            features, committed = self._format.locate_array(self._root, spec)
+        except DiffcacheError as error:
+            self._on_event(Notice(f"{error}; verify and repair the store"))
+            return
+        self._list_array(StoredArray(spec, features, committed))
+
+    def _set_mask(self, files: RawFiles, setting: Setting, segment: Segment) -> None:
+        """The committed bytes may lag behind the receipts by a crash, or run ahead where a receipt was lost."""
+        wanted = self.store.ledger.committed(setting, segment).view(np.uint8)
+        try:
+            extents = self.store.array(setting, segment=segment.number).committed
+            if not np.array_equal(files.read(extents, 0, segment.rows), wanted):
+                files.write(extents, 0, wanted)
+        except CacheError as error:
+            self._on_event(Notice(f"{error}; verify and repair the store"))
+
+
+def create_segment(
+    format_: Format, draft: Path, samples: Samples, header: Header, *, number: int, first_row: int
+) -> Segment:
+    """Make a segment's folder at ``draft``, flushed, and the facts that list it."""
+    if not len(samples):
+        raise CacheError(f"{header.images}/{header.split}: there are no images to make rows for")
+    with disk_full(draft, 0):
+        content_hash = format_.create_segment(draft, samples, header.attributes(), segment=number)
+    flush_tree(draft)
+    return Segment(number, first_row, len(samples), samples.checksum(), content_hash)

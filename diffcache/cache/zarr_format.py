@@ -1,0 +1,132 @@
+"""Zarr version 3: a segment is a group, an array a folder of flat, uncompressed chunk files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffcache.cache.disk import allocate, require_room
+from diffcache.cache.extents import Extents, Run
+from diffcache.cache.format import ArraySpec, missing_library
+from diffcache.cache.layout import array_name, chunk_rows, dimensions, segment_name
+from diffcache.cache.samples import Samples
+from diffcache.errors import CacheError
+from diffcache.recipe import Plain
+from diffcache.setting import Setting
+
+COMMITTED = ".committed"
+_OWN = ("zarr.json", "id", "label", "content_hash")
+_KEYS = {"name": "default", "separator": "."}
+
+
+class ZarrFormat:
+    """Stores as zarr hierarchies."""
+
+    name = "zarr"
+    folder = "features.zarr"
+
+    def create_root(self, draft: Path, header: Mapping[str, Plain]) -> None:
+        """The root group; its attributes are the header."""
+        _zarr().create_group(draft, zarr_format=3, attributes=dict(header))
+
+    def create_segment(self, draft: Path, samples: Samples, header: Mapping[str, Plain], *, segment: int) -> Extents:
+        """The segment's group: ``id`` and ``label``, coordinates of its xarray Dataset, and ``content_hash``."""
+        zarr, rows = _zarr(), len(samples)
+        group = zarr.create_group(draft, zarr_format=3, attributes={"coordinates": "id label"})
+        whole: dict[str, Any] = {"shape": (rows,), "chunks": (rows,), "dimension_names": ("sample",)}
+        whole |= {"compressors": None, "chunk_key_encoding": _KEYS, "config": {"write_empty_chunks": True}}
+        group.create_array("id", dtype=str, **whole)[:] = np.array(samples.ids, dtype=object)
+        names = {"class_names": list(samples.class_names)}
+        group.create_array("label", dtype="int64", attributes=names, **whole)[:] = samples.labels
+        extents = _extents(f"{self.folder}/{segment_name(segment)}/content_hash", "uint8", (rows, 32), rows)
+        _create(zarr, draft / "content_hash", extents, ("sample", "byte"), {"algorithm": "sha256"})
+        return extents
+
+    def create_array(
+        self, draft: Path, spec: ArraySpec, samples: Samples, header: Mapping[str, Plain]
+    ) -> tuple[Extents, Extents]:
+        """Two folders: the features, and which rows of them are committed."""
+        zarr, name = _zarr(), array_name(spec.setting)
+        features, committed = self._extents(spec)
+        require_room(draft, features.nbytes)
+        attributes = {**spec.attributes(), "fingerprint": header["fingerprint"]}
+        _create(zarr, draft / name, features, dimensions(spec.shape[1:]), attributes)
+        _create(zarr, draft / (name + COMMITTED), committed, ("sample",), {"setting": str(spec.setting)})
+        return features, committed
+
+    def locate_array(self, root: Path, spec: ArraySpec) -> tuple[Extents, Extents]:
+        """The layout decides it alone."""
+        return self._extents(spec)
+
+    def _extents(self, spec: ArraySpec) -> tuple[Extents, Extents]:
+        place, rows = f"{self.folder}/{segment_name(spec.segment)}/{array_name(spec.setting)}", spec.shape[0]
+        row_bytes = int(np.prod(spec.shape[1:], dtype=object)) * np.dtype(spec.dtype).itemsize
+        features = _extents(place, spec.dtype, spec.shape, chunk_rows(rows, row_bytes))
+        return features, _extents(place + COMMITTED, "uint8", (rows,), rows)
+
+    def read_spec(self, root: Path, setting: Setting, *, segment: int) -> ArraySpec:
+        """From the array's ``zarr.json``."""
+        path = root / self.folder / segment_name(segment) / array_name(setting) / "zarr.json"
+        try:
+            values = json.loads(path.read_bytes())
+            shape, dtype, block = values["shape"], values["data_type"], values["attributes"]["block"]
+            n, c, h, w = (int(size) for size in shape)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CacheError(f"{path}: damaged: {error}") from None
+        return ArraySpec(setting, str(block), str(dtype), (n, c, h, w), segment)
+
+    def arrays(self, folder: Path) -> dict[str, list[Path]]:
+        """Every entry that is not the segment's own, under the name of its setting."""
+        found: dict[str, list[Path]] = {}
+        for path in sorted(folder.iterdir()):
+            if path.name not in _OWN:
+                found.setdefault(path.name.removesuffix(COMMITTED), []).append(path)
+        return found
+
+    def read_samples(self, root: Path, *, segment: int) -> tuple[list[str], list[int]]:
+        """Through zarr."""
+        place = root / self.folder / segment_name(segment)
+        try:
+            group = _zarr().open_group(place, mode="r")
+            ids, labels = np.asarray(group["id"][:]), np.asarray(group["label"][:])
+            return [str(id_) for id_ in ids.tolist()], [int(label) for label in labels.tolist()]
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise CacheError(f"{place}: damaged: ids and labels cannot be read: {error}") from None
+
+
+def _extents(place: str, dtype: str, shape: tuple[int, ...], chunk: int) -> Extents:
+    rest = ".0" * (len(shape) - 1)
+    starts = range(0, shape[0], chunk)
+    runs = (Run(f"{place}/c.{number}{rest}", 0, min(chunk, shape[0] - start)) for number, start in enumerate(starts))
+    return Extents(dtype, shape, chunk, tuple(runs))
+
+
+def _create(zarr: Any, folder: Path, extents: Extents, names: tuple[str, ...], attributes: Mapping[str, Plain]) -> None:
+    """The array's ``zarr.json`` by zarr, its chunk files by us: all bytes allocated, so that none is lacking later."""
+    zarr.create_array(
+        folder,
+        shape=extents.shape,
+        chunks=(extents.chunk_rows, *extents.shape[1:]),
+        dtype=extents.type,
+        filters=None,
+        compressors=None,
+        fill_value=0,
+        zarr_format=3,
+        chunk_key_encoding=_KEYS,
+        dimension_names=names,
+        attributes=dict(attributes),
+    )
+    for run in extents.runs:
+        allocate(folder / run.path.rsplit("/", 1)[1], extents.chunk_rows * extents.row_bytes)
+
+
+def _zarr() -> Any:
+    try:
+        import zarr
+    except ImportError as error:
+        raise missing_library("zarr", error) from None
+    return zarr

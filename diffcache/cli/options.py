@@ -1,0 +1,122 @@
+"""Options that commands share, and how they override a pipeline file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from diffcache.config import HEADS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Numbers(click.ParamType):
+    """Whole numbers separated by commas."""
+
+    name = "N,N,..."
+
+    def __init__(self, *, none: str | None = None) -> None:
+        self.none = none
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(None if part.strip() == self.none else int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"expected whole numbers separated by commas, such as 30,90; got {value!r}", param, ctx)
+
+
+class _BatchSize(click.ParamType):
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "auto" or isinstance(value, int):
+            return value
+        if not value.isdecimal():
+            self.fail(f'expected a whole number or "auto", got {value!r}', param, ctx)
+        return int(value)
+
+
+class _Words(click.ParamType):
+    """Words separated by commas."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(","))
+
+
+_KEYS = {
+    "t": "extract.t",
+    "b": "extract.b",
+    "pool": "extract.pool",
+    "draws": "extract.draws",
+    "seed": "extract.seed",
+    "format": "extract.format",
+    "dtype": "extract.dtype",
+    "batch_size": "extract.batch_size",
+    "decode_threads": "extract.decode_threads",
+    "cache": "cache",
+    "runs": "runs",
+    "card": "backbone.card",
+    "weights": "backbone.weights",
+    "precision": "backbone.precision",
+    "device": "backbone.device",
+}
+"""Option to the key of the pipeline file that it replaces."""
+
+
+def overrides(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the command line replaces in the pipeline file, by dotted key."""
+    return {key: options[name] for name, key in _KEYS.items() if options.get(name) is not None}
+
+
+def _all(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+pipeline_file = click.argument("pipeline", type=click.Path())
+
+grid_options = _all(
+    click.option("--t", type=_Numbers(none="-"), help="Time steps."),
+    click.option("--b", type=_Numbers(), help="Block numbers, as `diffcache blocks` lists them."),
+    click.option("--pool", type=_Numbers(), help="Pool sides; 0 keeps whole maps."),
+    click.option("--draws", type=int, metavar="K", help="Noise draws an image."),
+    click.option(
+        "--setting", type=_Words("SETTING,..."), help="These settings instead of the grid, such as t90/b24/pool2."
+    ),
+)
+
+extract_options = _all(
+    click.option("--cache", type=click.Path(path_type=Path), help="Root folder of the cache."),
+    click.option("--format", type=click.Choice(["zarr", "hdf5"]), help="Format of new stores."),
+    click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Type of the stored values."),
+    click.option("--batch-size", type=_BatchSize(), help="Images computed together."),
+    click.option("--decode-threads", type=int, metavar="N", help="Threads that decode images."),
+    click.option("--seed", type=int, help="Seed of the noise."),
+)
+
+backbone_options = _all(
+    click.option("--card", help="Card of the backbone, or path of a card file."),
+    click.option("--weights", type=click.Path(path_type=Path), help="File of the backbone's weights."),
+    click.option("--device", help="auto, cpu, cuda, cuda:1, mps, ..."),
+    click.option(
+        "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Arithmetic of the backbone."
+    ),
+)
+
+head_options = _all(
+    click.option("--head", type=_Words("HEAD,..."), help=f"Only these heads of {', '.join(HEADS)}."),
+    click.option("--runs", type=click.Path(path_type=Path), help="Folder of the runs."),
+    click.option("--recipe", metavar="FINGERPRINT", help="Train on the features of this recipe."),
+)

@@ -1,0 +1,117 @@
+"""Events as a person sees them: a bar in a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+
+from diffcache.events import Event, Fallback, Notice, OnEvent, Progress
+
+_LINE_SECONDS = 5.0
+
+
+@contextmanager
+def shown() -> Iterator[OnEvent]:
+    """Show events on standard error while the block runs; what is given is the function that takes them."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    view = _BarView(console) if console.is_terminal else _LineView(console)
+    try:
+        yield view
+    finally:
+        view.close()
+
+
+class _Rate:
+    """How fast a task goes, counted from its first event, so that what was done before does not flatter it."""
+
+    def __init__(self, first: Progress) -> None:
+        self._done, self._began = first.done, time.monotonic()
+
+    def text(self, event: Progress) -> str:
+        """``123 images/s, 0:45 left``; empty before there is anything to tell."""
+        seconds, done = time.monotonic() - self._began, event.done - self._done
+        if done <= 0 or seconds <= 0:
+            return ""
+        rate = done / seconds
+        if event.done >= event.total:
+            return f"{rate:.3g} {event.unit}/s, took {_clock(seconds)}"
+        return f"{rate:.3g} {event.unit}/s, {_clock((event.total - event.done) / rate)} left"
+
+
+class _View:
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.rates: dict[str, _Rate] = {}
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self.console.print(event.text, markup=False)
+        elif isinstance(event, Fallback):
+            text = f"{event.what}: {event.used} in place of {event.asked}: {event.why}"
+            self.console.print(text, markup=False, style="yellow")
+        elif isinstance(event, Progress):
+            rate = self.rates.setdefault(event.task, _Rate(event))
+            self.progress(event, rate)
+            if event.done >= event.total:
+                del self.rates[event.task]
+
+    def progress(self, event: Progress, rate: _Rate) -> None:
+        raise NotImplementedError  # each view shows it in its own way
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class _BarView(_View):
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            console=console,
+            refresh_per_second=5,
+        )
+        self.bars.start()
+        self.ids: dict[str, TaskID] = {}
+
+    def progress(self, event: Progress, rate: _Rate) -> None:
+        if event.task not in self.ids:
+            self.ids[event.task] = self.bars.add_task(event.task, total=event.total, rate="")
+        task = self.ids[event.task]
+        self.bars.update(task, completed=event.done, total=event.total, rate=rate.text(event))
+        if event.done >= event.total:
+            # A finished task becomes a line of the scrollback, or a sweep would fill the screen with bars.
+            self.bars.remove_task(self.ids.pop(event.task))
+            self.console.print(_line(event, rate), markup=False)
+
+    def close(self) -> None:
+        self.bars.stop()
+
+
+class _LineView(_View):
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.said = 0.0
+
+    def progress(self, event: Progress, rate: _Rate) -> None:
+        now = time.monotonic()
+        if event.done >= event.total or now - self.said >= _LINE_SECONDS:
+            self.said = now
+            self.console.print(_line(event, rate), markup=False)
+
+
+def _line(event: Progress, rate: _Rate) -> str:
+    return f"{event.task}: {event.done:,}/{event.total:,} {event.unit}  {rate.text(event)}".rstrip()
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
