@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffcache.errors import ConfigError, MissingError, SettingError, nearest
+from diffcache.errors import ConfigError, MissingError, SettingError, brief, nearest
 from diffcache.setting import Setting, grid
 
 Check = Callable[[Any, str], Any]
@@ -29,7 +30,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def _fail(where: str, expected: str, value: Any) -> ConfigError:
-    return ConfigError(f"{where}: expected {expected}, got {value!r}")
+    return ConfigError(f"{where}: expected {expected}, got {brief(value)}")
 
 
 def whole(low: int, high: int | None = None, *, or_auto: bool = False, or_none: bool = False) -> Check:
@@ -55,7 +56,7 @@ def real(low: float, high: float | None = None, *, above: bool = False) -> Check
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _fail(where, f"a number {span}", value)
         over = value > low if above else value >= low
-        under = value < float("inf") if high is None else value <= high
+        under = value <= sys.float_info.max if high is None else value <= high
         if not (over and under):
             raise _fail(where, f"a number {span}", value)
         return float(value)
@@ -100,20 +101,49 @@ def many(check: Check) -> Check:
     """A list of at least one value, or one value alone; repeated values are kept once."""
 
     def check_all(value: Any, where: str) -> tuple[Any, ...]:
-        values = value if isinstance(value, list | tuple) else [value]
-        if not values:
-            raise _fail(where, "at least one value", value)
-        places = [f"{where}[{i}]" if len(values) > 1 else where for i in range(len(values))]
-        return tuple(dict.fromkeys(map(check, values, places)))
+        return tuple(dict.fromkeys(_each(check, value, where)))
 
     return check_all
+
+
+def different(check: Check) -> Check:
+    """A list of at least one value, or one value alone; repeated values are refused."""
+
+    def check_all(value: Any, where: str) -> tuple[Any, ...]:
+        values = _each(check, value, where)
+        if len(set(values)) < len(values):
+            twice = next(item for item in values if values.count(item) > 1)
+            raise ConfigError(f"{where}: expected values that differ, {brief(twice)} is there twice")
+        return tuple(values)
+
+    return check_all
+
+
+def _each(check: Check, value: Any, where: str) -> list[Any]:
+    values = value if isinstance(value, list | tuple) else [value]
+    if not values:
+        raise _fail(where, "at least one value", value)
+    places = [f"{where}[{i}]" if len(values) > 1 else where for i in range(len(values))]
+    return list(map(check, values, places))
 
 
 def file_path(value: Any, where: str) -> Path:
     """A path; :func:`load_pipeline` makes it relative to the pipeline file."""
     if isinstance(value, Path):
         return value
-    return Path(text(value, where)).expanduser()
+    return _at_home(Path(text(value, where)), where)
+
+
+def _at_home(path: Path, where: str) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{where}: {path}: there is no such user") from None
+
+
+def card(value: Any, where: str) -> str | Path:
+    """A card's name, or the path of a card file, which ends in ``.toml``."""
+    return file_path(value, where) if str(value).endswith(".toml") else text(value, where)
 
 
 def condition(value: Any, where: str) -> str | int:
@@ -131,7 +161,7 @@ def chosen_settings(value: Any, where: str) -> str | tuple[Setting, ...]:
     if value in ("all", "best"):
         return value
     try:
-        return tuple(Setting.parse(item) for item in (value if isinstance(value, list | tuple) else [value]))
+        return many(lambda item, _: Setting.parse(item))(value, where)
     except SettingError as error:
         raise ConfigError(f'{where}: {error}; or "all", or "best"') from None
 
@@ -191,14 +221,14 @@ class BackboneConfig:
     """The frozen network.
 
     Attributes:
-        card: name of a card (``diffcache blocks`` lists them).
+        card: name of a card (``diffcache blocks`` lists them), or path of a card file.
         weights: file of weights; a card with weights of its own needs none.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...
         condition: a class number or ``"mean"``; for class-conditional networks.
     """
 
-    card: str = _field(text)
+    card: str | Path = _field(card)
     weights: Path | None = _field(file_path, None)
     precision: str = _field(one_of(AUTO, "fp32", "bf16", "fp16"), AUTO)
     device: str = _field(text, AUTO)
@@ -372,7 +402,9 @@ def load_pipeline(file: str | Path, overrides: Mapping[str, Any] | None = None) 
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise MissingError(f"{file}: no such pipeline file; those that come with diffcache are in pipelines/") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise MissingError(f"{file}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of thousands of digits
         raise ConfigError(f"{file}: not a TOML file: {error}") from None
     return parse_pipeline(values, file=file, overrides=overrides)
 
@@ -386,8 +418,8 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
         for step in outer:
             table = table.setdefault(step, {})
             if not isinstance(table, dict):
-                raise ConfigError(f"{file}: {step}: expected a table, got {table!r}")
-        table[key] = value.expanduser().absolute() if isinstance(value, Path) else value
+                raise ConfigError(f"{file}: {step}: expected a table, got {brief(table)}")
+        table[key] = _at_home(value, dotted).absolute() if isinstance(value, Path) else value
 
     where = str(file)
     _known(values, ("name", "cache", "runs", "images", "backbone", "extract", "heads"), where)
@@ -453,7 +485,7 @@ def _images(values: dict[str, Any], where: str, folder: Path) -> ImagesConfig:
     return ImagesConfig(
         name=name(values["name"], f"{where}.name"),
         splits=splits,
-        class_names=None if names is None else many(text)(names, f"{where}.class_names"),
+        class_names=None if names is None else different(text)(names, f"{where}.class_names"),
     )
 
 

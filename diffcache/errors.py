@@ -10,6 +10,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 200  # characters of a value in an error line
+
 
 class DiffcacheError(Exception):
     """The root of the tree: catch this to catch everything diffcache raises on purpose."""
@@ -69,6 +71,15 @@ class DeviceError(DiffcacheError, RuntimeError):
 
 class HeadError(DiffcacheError, ValueError):
     """A head that does not fit the features, or labels that it cannot be trained on."""
+
+
+def brief(value: object) -> str:
+    """A value in an error line: its ``repr``, shortened where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return f"a value of type {type(value).__name__} that is too long to show"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

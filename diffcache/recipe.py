@@ -87,11 +87,12 @@ class Recipe:
 
     def differences(self, other: Recipe) -> list[str]:
         """What differs, one line a value: ``preprocessing.image_size: 32 here, 64 there``."""
-        here, there = dict(_leaves(self.plain())), dict(_leaves(other.plain()))
+        # Compared as texts: 1 and 1.0 are equal, but give two fingerprints.
+        here, there = ({name: repr(value) for name, value in _leaves(r.plain())} for r in (self, other))
         return [
-            f"{name}: {here.get(name, 'absent')!r} here, {there.get(name, 'absent')!r} there"
+            f"{name}: {here.get(name, 'absent')} here, {there.get(name, 'absent')} there"
             for name in sorted(here.keys() | there.keys())
-            if here.get(name, "absent") != there.get(name, "absent")
+            if here.get(name) != there.get(name)
         ]
 
 

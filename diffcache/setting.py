@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import total_ordering
 from itertools import product
 
-from diffcache.errors import SettingError
+from diffcache.errors import SettingError, brief
 
-_TEXT = re.compile(r"t(-|0|[1-9]\d{0,5})/b([1-9]\d{0,3})/pool(0|[1-9]\d{0,3})(?:/draw(0|[1-9]\d{0,5}))?")
+_TEXT = re.compile(r"t(-|0|[1-9]\d{0,5})/b([1-9]\d{0,3})/pool(0|[1-9]\d{0,3})(?:/draw(0|[1-9]\d{0,5}))?", re.ASCII)
+_SPANS = {"t": (0, 999_999), "b": (1, 9_999), "pool": (0, 9_999), "draw": (0, 999_999)}
+"""What a field may be: what the text of a setting can say."""
 
 
 @total_ordering
@@ -53,11 +55,12 @@ class Setting:
     draw: int = 0
 
     def __post_init__(self) -> None:
-        for name, value, low in (("t", self.t, 0), ("b", self.b, 1), ("pool", self.pool, 0), ("draw", self.draw, 0)):
+        for name, (low, high) in _SPANS.items():
+            value = getattr(self, name)
             if name == "t" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise SettingError(f"setting: {name} must be a whole number of at least {low}, got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise SettingError(f"setting: {name} must be a whole number, {low} to {high}, got {brief(value)}")
 
     def __str__(self) -> str:
         text = f"t{'-' if self.t is None else self.t}/b{self.b}/pool{self.pool}"
@@ -86,7 +89,8 @@ class Setting:
         match = _TEXT.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise SettingError(
-                f"setting {text!r}: expected t<step>/b<block>/pool<side>, such as t90/b24/pool2 or t90/b24/pool2/draw3"
+                f"setting {brief(text)}: expected t<step>/b<block>/pool<side>, such as t90/b24/pool2 "
+                "or t90/b24/pool2/draw3"
             )
         t, b, pool, draw = match.groups()
         return cls(None if t == "-" else int(t), int(b), int(pool), int(draw or 0))

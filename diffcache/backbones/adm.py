@@ -10,8 +10,8 @@ Maps stay in ``channels_last`` memory all the way: attention works on the same b
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffcache.backbones.protocol import BlockInfo, check_blocks
-from diffcache.errors import ConfigError
+from diffcache.errors import ConfigError, brief
 
 _GROUPS = 32
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1_000
+
+
+_KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "int": ("a whole number, 1 to 1,000,000", _whole),
+    "int | None": ("a whole number, 1 to 1,000,000", lambda value: value is None or _whole(value)),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "float": ("a number, 0 or more, under 1", lambda value: value == 0 or (_positive(value) and value < 1)),
+    "tuple[int, ...]": (
+        "a list of whole numbers of at least 1",
+        lambda value: isinstance(value, list | tuple) and all(map(_whole, value)),
+    ),
+    "tuple[float, ...]": (
+        "a list of 1 to 20 numbers above 0, at most 1,000",
+        lambda value: isinstance(value, list | tuple) and 1 <= len(value) <= 20 and all(map(_positive, value)),
+    ),
+}
+"""Type of a field: what it may hold, in words and as a check."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,21 +90,36 @@ class AdmConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        self._check_types()
         object.__setattr__(self, "attention_resolutions", tuple(self.attention_resolutions))
         object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
         smallest = 2 ** (len(self.channel_mult) - 1)
-        if not self.channel_mult or self.image_size % smallest:
+        if self.image_size % smallest:
             raise ConfigError(
                 f"AdmConfig: {len(self.channel_mult)} levels need an image_size that {smallest} divides, "
                 f"got {self.image_size}"
             )
-        for multiple in self.channel_mult:
+        for level, multiple in enumerate(self.channel_mult):
             channels = int(multiple * self.model_channels)
             if channels % _GROUPS:
                 raise ConfigError(
                     f"AdmConfig: group norm needs a multiple of {_GROUPS} channels, got {channels} "
                     f"(channel_mult {multiple:g} x model_channels {self.model_channels})"
                 )
+            with_attention = 2**level in self.attention_resolutions or level == len(self.channel_mult) - 1
+            width = self.num_heads if self.num_head_channels == -1 else self.num_head_channels
+            if with_attention and channels % width:
+                what = "num_heads" if self.num_head_channels == -1 else "num_head_channels"
+                raise ConfigError(
+                    f"AdmConfig: {what} must divide the channels of blocks with attention, got {width} and {channels}"
+                )
+
+    def _check_types(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            expected, fits = _KINDS[str(field.type)]
+            if not fits(value) and not (field.name == "num_head_channels" and value == -1):
+                raise ConfigError(f"AdmConfig: {field.name} must be {expected}, got {brief(value)}")
 
     def plain(self) -> dict[str, Any]:
         """The architecture as JSON values, without dropout, which decides no feature."""
@@ -225,7 +265,8 @@ class ADM(nn.Module):
         Raises:
             ConfigError: y or low_res is missing, or given to a network that takes none.
         """
-        *_, (_, h) = self._outputs(x, t, y, low_res)
+        for _, output in self._outputs(x, t, y, low_res):
+            h = output  # earlier ones are let go of
         return self.out(h)
 
     def features(

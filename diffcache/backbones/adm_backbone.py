@@ -40,10 +40,7 @@ class AdmBackbone:
     def __init__(
         self, card: Card, weights: Path, *, device: torch.device, precision: str, condition: str | int | None
     ) -> None:
-        try:
-            self.config = AdmConfig(**card.architecture)
-        except TypeError as error:
-            raise ConfigError(f"card {card.name}: architecture: {error}") from None
+        self.config = adm_config(card)
         if card.schedule is None:
             raise ConfigError(f"card {card.name}: a diffusion network needs a [schedule]")
         self.card = card
@@ -62,9 +59,13 @@ class AdmBackbone:
             if condition is not None:
                 raise ConfigError(f"condition: card {self.card.name} takes no classes, got {condition!r}")
             return None
-        if isinstance(condition, int) and not 0 <= condition < classes:
-            raise ConfigError(f"condition: card {self.card.name} has classes 0 to {classes - 1}, got {condition}")
-        return "mean" if condition is None else condition
+        if condition is None or condition == "mean":
+            return "mean"
+        if isinstance(condition, bool) or not isinstance(condition, int) or not 0 <= condition < classes:
+            raise ConfigError(
+                f'condition: card {self.card.name} has classes 0 to {classes - 1}, or "mean", got {condition!r}'
+            )
+        return condition
 
     @cached_property
     def blocks(self) -> tuple[BlockInfo, ...]:
@@ -131,6 +132,22 @@ class AdmBackbone:
         if isinstance(self.condition, int):
             return table[self.condition][None]
         return table.float().mean(0, keepdim=True).to(table.dtype)
+
+
+def adm_config(card: Card) -> AdmConfig:
+    """The architecture of a card.
+
+    Raises:
+        ConfigError: it does not make a network, or the preprocessing gives other images than it takes.
+    """
+    try:
+        config = AdmConfig(**card.architecture)
+    except (TypeError, ConfigError) as error:  # TypeError: an unknown or missing key
+        raise ConfigError(f"card {card.name}: architecture: {error}") from None
+    given, taken = card.preprocessing.shape, (config.in_channels, config.image_size, config.image_size)
+    if given != taken:
+        raise ConfigError(f"card {card.name}: preprocessing gives images {given}, the architecture takes {taken}")
+    return config
 
 
 def _where_to_find(card: Card) -> str:

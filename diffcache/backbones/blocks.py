@@ -15,9 +15,13 @@ def card_blocks(card: Card) -> tuple[BlockInfo, ...]:
     """
     import torch
 
-    from diffcache.backbones.adm import ADM, AdmConfig
+    from diffcache.backbones.adm import ADM
+    from diffcache.backbones.adm_backbone import adm_config
+    from diffcache.backbones.pixels import PixelsBackbone
 
-    if card.kind != "adm":
-        raise ConfigError(f"card {card.name}: a backbone of kind {card.kind!r} has no blocks to list")
     with torch.device("meta"):
-        return ADM(AdmConfig(**card.architecture)).blocks
+        if card.kind == "pixels":
+            return PixelsBackbone(card, device=torch.device("cpu")).blocks
+        if card.kind != "adm":
+            raise ConfigError(f"card {card.name}: a backbone of kind {card.kind!r} has no blocks to list")
+        return ADM(adm_config(card)).blocks

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffcache.diffusion.schedules import Schedule
-from diffcache.errors import ConfigError, MissingError, nearest
+from diffcache.errors import ConfigError, MissingError, brief, nearest
 from diffcache.images import Preprocessing
 
 _TABLES = ("architecture", "schedule", "preprocessing", "weights")
@@ -62,7 +62,11 @@ def load_card(name: str | Path | Card) -> Card:
             raise MissingError(
                 f"{path}: no such card file; the cards that come with diffcache: {', '.join(card_names())}"
             )
-        return _parse(path.read_text(encoding="utf-8"), path.stem, str(path))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from None
+        return _parse(text, path.stem, str(path))
     if name not in card_names():
         raise ConfigError(f"card {str(name)!r}: {nearest(str(name), card_names())}; or a path that ends in .toml")
     entry = resources.files(__package__) / "cards" / f"{name}.toml"
@@ -72,7 +76,7 @@ def load_card(name: str | Path | Card) -> Card:
 def _parse(text: str, name: str, where: str) -> Card:
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
         raise ConfigError(f"{where}: not a TOML file: {error}") from None
     known = ("title", "kind", *_TABLES)
     for key in values:
@@ -80,12 +84,19 @@ def _parse(text: str, name: str, where: str) -> Card:
             raise ConfigError(f"{where}: unknown key {key!r}; {nearest(key, known)}")
     for key in _TABLES:
         if not isinstance(values.get(key, {}), dict):
-            raise ConfigError(f"{where}: {key}: expected a table, got {values[key]!r}")
+            raise ConfigError(f"{where}: {key}: expected a table, got {brief(values[key])}")
     weights = values.get("weights", {})
+    for place, value in (("title", values.get("title", "")), ("kind", values.get("kind", "")),
+                         *((f"weights.{key}", value) for key, value in weights.items())):  # fmt: skip
+        if not isinstance(value, str):
+            raise ConfigError(f"{where}: {place}: expected a text, got {brief(value)}")
+    for key in weights:
+        if key not in ("file", "url"):
+            raise ConfigError(f"{where}: unknown key {'weights.' + key!r}; {nearest(key, ('file', 'url'))}")
     try:
         return Card(
             name=name,
-            title=str(values.get("title", name)),
+            title=values.get("title", name),
             kind=values["kind"],
             architecture=values["architecture"],
             schedule=Schedule(**values["schedule"]) if "schedule" in values else None,
@@ -93,7 +104,11 @@ def _parse(text: str, name: str, where: str) -> Card:
             weights_file=weights.get("file"),
             weights_url=weights.get("url"),
         )
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
+        raise ConfigError(
+            f"{where}: {error.args[0]} is missing; the cards in diffcache/backbones/cards show the form"
+        ) from None
+    except TypeError as error:
         raise ConfigError(
             f"{where}: not a card: {error}; the cards in diffcache/backbones/cards show the form"
         ) from None

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class _Memory:
     """A small JSON file of hashes; losing it, or being unable to write it, costs only time."""
 
     def __init__(self) -> None:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - never raises
         self.file = Path(base) / "diffcache" / "weights.json"
 
     def get(self, key: str) -> str | None:
@@ -85,14 +86,15 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # PyTorch before 1.6 wrote files that are no zip archives; those cannot be mapped.
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise WeightsError(
-            f"{path}: holds objects other than tensors, which are not loaded because they could run code; "
-            "save the state dict alone, best as .safetensors"
+            f"{path}: is damaged or holds objects other than tensors, which are not loaded because they could "
+            "run code; save the state dict alone, best as .safetensors"
         ) from None
     except Exception as error:  # both readers raise several kinds for a damaged file
-        raise WeightsError(f"{path}: not a readable file of weights: {str(error).splitlines()[0]}") from None
+        raise WeightsError(f"{path}: not a readable file of weights: {_first_line(error)}") from None
     if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise WeightsError(f"{path}: expected a state dict (names and tensors), found {type(tensors).__name__}")
     return dict(tensors)
@@ -126,6 +128,10 @@ def load_weights(network: nn.Module, path: Path, *, card: str) -> None:
     if faults:
         raise WeightsError(f"{path}: not the weights of card {card}, of {len(wanted)} keys: {'; '.join(faults)}")
     network.load_state_dict(found, strict=True, assign=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -29,6 +29,9 @@ def _adm(
 def _pixels(
     card: Card, weights: Path | None, device: torch.device, precision: str, condition: str | int | None
 ) -> Backbone:
+    for what, value in (("weights", weights), ("condition", condition)):
+        if value is not None:
+            raise ConfigError(f"card {card.name}: raw pixels take no {what}, got {str(value)!r}")
     return PixelsBackbone(card, device=device)
 
 

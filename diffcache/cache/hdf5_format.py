@@ -209,7 +209,7 @@ def _early(
 
 def _h5py() -> Any:
     try:
-        import h5py  # type: ignore[import-untyped]
+        import h5py
     except ImportError as error:
         raise missing_library("h5py", error) from None
     return h5py

@@ -22,7 +22,7 @@ def list_cards() -> None:
     console().print(table)
 
 
-def list_blocks(name: str) -> None:
+def list_blocks(name: str | Path) -> None:
     """The blocks of a card."""
     from diffcache.backbones.blocks import card_blocks
     from diffcache.backbones.card import load_card
@@ -37,7 +37,7 @@ def list_blocks(name: str) -> None:
     out.print(table)
 
 
-def block_names(name: str) -> dict[int, str]:
+def block_names(name: str | Path) -> dict[int, str]:
     """Number to name of a card's blocks."""
     from diffcache.backbones.blocks import card_blocks
     from diffcache.backbones.card import load_card
@@ -94,7 +94,7 @@ def _known(cache: Cache) -> str:
 
 def _show(store: Store) -> None:
     out = console()
-    out.print(f"[bold]{store.images}/{store.split}[/bold]  {store.path}", soft_wrap=True)
+    out.print(f"{store.images}/{store.split}  {store.path}", style="bold", soft_wrap=True)
     facts = {
         "fingerprint": store.fingerprint,
         "backbone": store.backbone,

@@ -18,7 +18,7 @@ _LINE_SECONDS = 5.0
 @contextmanager
 def shown() -> Iterator[OnEvent]:
     """Show events on standard error while the block runs; what is given is the function that takes them."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     view = _BarView(console) if console.is_terminal else _LineView(console)
     try:
         yield view
@@ -71,7 +71,7 @@ class _BarView(_View):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self.bars = Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def console() -> Console:
     """Standard output; wide enough for a table where that is no terminal."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=140)
+    width = None if Console().is_terminal else 140
+    return Console(width=width, highlight=False, markup=False, emoji=False)  # a path may hold [brackets] and :colons:
 
 
 def plain_table(*columns: str, right: tuple[str, ...] = ()) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diffcache.errors import DeviceError
+from diffcache.errors import ConfigError, DeviceError, nearest
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -21,9 +21,12 @@ def resolve_precision(name: str, device: torch.device) -> str:
     has units for bf16 matrix products (Intel's AMX, Arm's BF16), else fp32; elsewhere fp32.
 
     Raises:
+        ConfigError: another name.
         DeviceError: fp16 on a processor, where PyTorch's U-Net kernels are slower than fp32.
     """
     if name != "auto":
+        if name not in _DTYPES:
+            raise ConfigError(f"precision {name!r}: {nearest(name, ('auto', *_DTYPES))}")
         if name == "fp16" and device.type == "cpu":
             raise DeviceError("precision fp16: processors compute it slower than fp32; use bf16, fp32 or auto")
         return name

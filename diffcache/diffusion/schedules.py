@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcache.errors import ConfigError, SettingError, nearest
+from diffcache.errors import ConfigError, SettingError, brief, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,10 +30,12 @@ class Schedule:
     steps: int = 1000
 
     def __post_init__(self) -> None:
-        if self.name not in _BETAS:
-            raise ConfigError(f"noise schedule {self.name!r}: {nearest(self.name, _BETAS)}")
-        if self.steps < 1:
-            raise ConfigError(f"noise schedule: steps must be at least 1, got {self.steps}")
+        if not isinstance(self.name, str) or self.name not in _BETAS:
+            raise ConfigError(f"noise schedule {brief(self.name)}: {nearest(str(self.name), _BETAS)}")
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= 1_000_000:
+            raise ConfigError(f"noise schedule: steps must be a whole number, 1 to 1,000,000, got {brief(self.steps)}")
+        if not self.betas.max() < 1:  # the linear one is stretched: with 20 steps its last adds nothing but noise
+            raise ConfigError(f"noise schedule: {self.name} needs more steps than {self.steps}, at least 21")
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Schedule:

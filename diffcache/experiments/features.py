@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from diffcache.backbones import load_card
 from diffcache.cache import Cache, Features, Store, open_cache
 from diffcache.config import SPLITS, Pipeline
 from diffcache.errors import DiffcacheError, MissingError, NotCachedError
@@ -73,7 +74,7 @@ def find_features(
         pixels = pipeline_pixels(pipeline).recipe(seed=0, dtype=pipeline.extract.dtype).fingerprint
         for split in SPLITS:
             _require(cache, pipeline, split, pixels, [PIXELS])
-    return FeatureSet(cache, pipeline.images.name, pipeline.backbone.card, fingerprint, pixels)
+    return FeatureSet(cache, pipeline.images.name, load_card(pipeline.backbone.card).name, fingerprint, pixels)
 
 
 def _require(cache: Cache, pipeline: Pipeline, split: str, fingerprint: str, settings: Sequence[Setting]) -> None:
@@ -82,16 +83,17 @@ def _require(cache: Cache, pipeline: Pipeline, split: str, fingerprint: str, set
 
 
 def _fingerprint(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], on_event: OnEvent) -> str:
+    card = load_card(pipeline.backbone.card).name
     own: Recipe | None = None
-    why = ""
+    why = "the weights are not here"
     try:
         own = pipeline_backbone(pipeline).recipe(seed=pipeline.extract.seed, dtype=pipeline.extract.dtype)
-    except MissingError as error:
-        why = str(error)
+    except MissingError:
+        pass  # the recipe is then what the stores recorded
     stores = cache.find(images=pipeline.images.name, split=SPLITS[0])
     if own is not None and any(store.recipe == own for store in stores):
         return own.fingerprint
-    fitting = [store for store in stores if store.backbone == pipeline.backbone.card and _holds(store, settings)]
+    fitting = [store for store in stores if store.backbone == card and _holds(store, settings)]
     if own is not None:
         # Only a precision that was left to the machine may differ; all else was asked for.
         auto = pipeline.backbone.precision == "auto"
@@ -101,11 +103,11 @@ def _fingerprint(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], 
         found = fitting[0].recipe
         on_event(Notice(f"{why}; using the cached features of recipe {found.fingerprint[:16]} ({found.precision})"))
         return found.fingerprint
-    name = f"{pipeline.images.name}, backbone {pipeline.backbone.card}"
+    name = f"{pipeline.images.name}, backbone {card}"
     if fitting:
         known = ", ".join(store.fingerprint[:16] for store in fitting)
         raise NotCachedError(f"{cache.root}: several recipes fit {name}: {known}; choose one with --recipe")
-    raise NotCachedError(f"{cache.root}: the features of {name} are not cached{f' ({why})' if why else ''}")
+    raise NotCachedError(f"{cache.root}: the features of {name} are not cached, or not all of them")
 
 
 def _holds(store: Store, settings: Sequence[Setting]) -> bool:

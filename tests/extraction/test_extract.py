@@ -54,7 +54,7 @@ def contents(store):
     cache = open_cache(store.path.parents[2])
     found = {"ids": tuple(store.samples().ids), "labels": store.samples().labels.tobytes()}
     found["hashes"] = store.content_hashes().tobytes()
-    for setting in store.settings:
+    for setting in filter(store.is_complete, store.settings):
         features = cache.features(images=store.images, split=store.split, setting=setting, recipe=store.recipe)
         found[str(setting)] = features[:].tobytes()
     found["receipts"] = sorted((str(r.rows), sorted((str(s), c) for s, c in r.settings.items())) for r in store.receipts)
