@@ -65,7 +65,7 @@ class Recipe:
         """
         names = {field.name for field in fields(cls)}
         if not isinstance(values, Mapping) or set(values) != names:
-            found = sorted(values) if isinstance(values, Mapping) else type(values).__name__
+            found = sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
             raise CacheError(f"{where}: expected a recipe with the fields {sorted(names)}, found {found}")
         return cls(**values)
 

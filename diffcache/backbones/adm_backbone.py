@@ -124,7 +124,9 @@ class AdmBackbone:
         low_res = F.adaptive_avg_pool2d(x0, self._low_res_size) if self.config.super_res else None
         steps = torch.full((n,), t, device=x0.device)
         x = self.schedule.q_sample(x0, t, noise=noise)
-        return self.network.features(x, steps, blocks=blocks, y=y, low_res=low_res)
+        # fp32 means fp32: cuDNN's convolutions would take TF32 for it, with 10 bits of fraction.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            return self.network.features(x, steps, blocks=blocks, y=y, low_res=low_res)
 
     @cached_property
     def _class_embedding(self) -> Tensor:

@@ -37,8 +37,8 @@ def ahead(items: Iterator[T], *, count: int) -> Generator[T, None, None]:
 class Behind:
     """Runs functions one after another in a thread, at most ``count`` of them not finished.
 
-    Used as a context manager: leaving it waits for all, and raises the first error of any. After an
-    error no later function runs.
+    Used as a context manager: leaving it waits for all, and raises the first error of any, unless the
+    block itself raised one. After a function has failed no later one runs.
     """
 
     def __init__(self, *, count: int) -> None:
@@ -73,9 +73,7 @@ class Behind:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if error is None:
-                self.wait()
-        finally:
-            self._failed = True
-            self._thread.shutdown(wait=True, cancel_futures=True)
+        # What was queued before the caller failed is finished all the same: it was paid for.
+        self._thread.shutdown(wait=True)
+        if error is None:
+            self.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from diffcache.backbones import load_card
@@ -86,10 +87,8 @@ def _fingerprint(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], 
     card = load_card(pipeline.backbone.card).name
     own: Recipe | None = None
     why = "the weights are not here"
-    try:
+    with suppress(MissingError):  # the recipe is then what the stores recorded
         own = pipeline_backbone(pipeline).recipe(seed=pipeline.extract.seed, dtype=pipeline.extract.dtype)
-    except MissingError:
-        pass  # the recipe is then what the stores recorded
     stores = cache.find(images=pipeline.images.name, split=SPLITS[0])
     if own is not None and any(store.recipe == own for store in stores):
         return own.fingerprint

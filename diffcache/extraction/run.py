@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +27,11 @@ from diffcache.extraction.pooling import first_not_finite, pooled
 from diffcache.extraction.work import RangeWork, work_left
 from diffcache.images import ImageSource
 from diffcache.setting import Pass, Setting
+
+try:
+    import resource
+except ImportError:  # there is none on Windows
+    resource = None  # type: ignore[assignment]
 
 _INPUTS_AHEAD = 2
 _WRITES_BEHIND = 4
@@ -124,6 +129,7 @@ def extract(
         on_event(fallback)
     if begun:
         _load(backbone, on_event)
+    _allow_open_files()
     with store.writing(on_event=on_event) as writer:
         work = work_left(store, wanted)  # another process may have done it while this one waited
         if not work:
@@ -143,6 +149,14 @@ def _load(backbone: Backbone, on_event: OnEvent) -> None:
     if backbone.card.kind != "pixels":
         on_event(Notice(f"{backbone.card.name} on {backbone.device} in {backbone.precision}"))
     backbone.load()
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit on open files to the hard one: a range has a file or two open for each setting."""
+    if resource is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with suppress(ValueError, OSError):  # macOS names no limit and then allows less
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _row_shape(setting: Setting, shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -172,6 +186,8 @@ class _Run:
             "group_size": self.store.group_size,
             **device_facts(backbone.device),
         }
+        self._group: Group | None = None
+        self._x0 = torch.empty(0)
         self._open: dict[Pass, Part] = {}
         self._digests: dict[Pass, list[NDArray[np.uint8]]] = {}
 
@@ -206,9 +222,10 @@ class _Run:
         settings = item.group.work.passes[item.pass_]
         device = self.backbone.device
         try:
-            x0 = item.group.x0.to(device, non_blocking=True)
+            if item.group is not self._group:  # sent once, for all passes
+                self._group, self._x0 = item.group, item.group.x0.to(device, non_blocking=True)
             noise = None if item.noise is None else item.noise.to(device, non_blocking=True)
-            outputs = self.backbone.features(x0, t=item.pass_.t, noise=noise, blocks={s.b for s in settings})
+            outputs = self.backbone.features(self._x0, t=item.pass_.t, noise=noise, blocks={s.b for s in settings})
             on_device = pooled(outputs, settings, dtype=self.recipe.dtype)
         except RuntimeError as error:
             if not out_of_memory(error):
