@@ -39,8 +39,8 @@ class _Rate:
             return ""
         rate = done / seconds
         if event.done >= event.total:
-            return f"{rate:.3g} {event.unit}/s, took {_clock(seconds)}"
-        return f"{rate:.3g} {event.unit}/s, {_clock((event.total - event.done) / rate)} left"
+            return f"{_number(rate)} {event.unit}/s, took {_clock(seconds)}"
+        return f"{_number(rate)} {event.unit}/s, {_clock((event.total - event.done) / rate)} left"
 
 
 class _View:
@@ -109,6 +109,10 @@ class _LineView(_View):
 
 def _line(event: Progress, rate: _Rate) -> str:
     return f"{event.task}: {event.done:,}/{event.total:,} {event.unit}  {rate.text(event)}".rstrip()
+
+
+def _number(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _clock(seconds: float) -> str:

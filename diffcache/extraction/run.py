@@ -179,7 +179,7 @@ class _Run:
         self.backbone, self.source, self.writer = backbone, source, writer
         self.store, self.recipe, self.on_event = writer.store, writer.store.recipe, on_event
         self.fallbacks = [asdict(fallback) for fallback in fallbacks]
-        self.task = f"extract {self.store.images}/{self.store.split}"
+        self.task = f"extract {self.store.images}/{self.store.split} ({self.store.backbone})"
         self.on_gpu = backbone.device.type == "cuda"
         self.provenance = {
             "diffcache": __version__,

@@ -28,7 +28,7 @@ def test_train_heads_from_nothing_then_from_the_cache_then_without_images_and_we
     assert len(re.findall(r"^attention +t\d+/b\d/pool\d", out, re.M)) == 1
     assert "best linear over raw pixels" in out
     assert "best other (attention) over best linear" in out
-    assert re.search(r"extract textures/train: 84/84 images", err)
+    assert re.search(r"extract textures/train \(tiny\): 84/84 images", err)
 
     status, again, err = diffcache("train-heads", world.file)
     assert status == 0, err

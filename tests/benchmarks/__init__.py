@@ -1,0 +1,8 @@
+"""Benchmarks: what the library does, timed beside the floor under it, as ratios taken in one run.
+
+``python -m tests.benchmarks`` runs them all, ``python -m tests.benchmarks gather`` one. A new one is a
+file here with a function ``pairs``, and its name in :data:`BENCHMARKS`.
+"""
+
+BENCHMARKS = ("early_exit", "grid", "extract", "gather", "decode", "startup")
+"""Names of the modules, in the order of the table."""

@@ -1,0 +1,28 @@
+"""The command's help as a process, over an interpreter that does nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import diffcache
+from tests.benchmarks.frame import Pair
+
+_ROOT = Path(diffcache.__file__).parents[1]
+
+
+def pairs(scratch: Path) -> Iterator[Pair]:
+    """Both from the start of the process to its end."""
+    yield Pair(
+        what="diffcache --help as a process over python -c pass",
+        ours=lambda: _process("-m", "diffcache", "--help"),
+        floor=lambda: _process("-c", "pass"),
+        most_seconds=0.25,
+    )
+
+
+def _process(*arguments: str) -> None:
+    # From the root, so that `-m` finds the package of this checkout.
+    subprocess.run([sys.executable, *arguments], cwd=_ROOT, stdout=subprocess.DEVNULL, check=True)
