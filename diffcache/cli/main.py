@@ -37,6 +37,10 @@ class _Group(click.Group):
         except BrokenPipeError:  # the reader of a pipe has gone, as with `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(1)
+        except OSError as error:  # the machine's own refusals: no permission, a read-only file system, ...
+            place = f"{error.filename}: " if error.filename else ""
+            click.echo(f"diffcache: {place}{error.strerror or error}", err=True)
+            ctx.exit(1)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

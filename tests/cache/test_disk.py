@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cache.toy import LARGE, OTHER, SHAPES, create, fill, write_range
+from tests.cache.toy import LARGE, OTHER, SHAPES, create, fill, write_range
 from diffcache.cache import Store, disk
 from diffcache.errors import DiskFullError
 
@@ -60,7 +60,7 @@ def test_a_limit_on_file_size(tmp_path: Path, format: str, limit: int) -> None:
         from pathlib import Path
         sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
         import zarr, h5py
-        from cache.toy import create, fill
+        from tests.cache.toy import create, fill
         from diffcache.errors import DiskFullError
         resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cache.toy import LARGE, create, fill
+from tests.cache.toy import LARGE, create, fill
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW = ("zarr", "h5py", "torch", "dask", "xarray")
@@ -23,7 +23,7 @@ def test_nothing_slow_is_imported(tmp_path: Path, format: str) -> None:
         import sys
         sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
         from diffcache.cache import open_cache
-        from cache.toy import LARGE, create
+        from tests.cache.toy import LARGE, create
         cache, store = create({str(tmp_path)!r}, {format!r})
         assert store.is_complete(LARGE) and not store.missing([LARGE])[LARGE]
         print(cache, store, store.settings, store.nbytes, store.rows, store.receipts[0].checksum, cache.damaged)

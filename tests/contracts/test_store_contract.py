@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cache.toy import (
+from tests.cache.toy import (
     CLASSES,
     LARGE,
     OTHER,
@@ -430,7 +430,7 @@ class TestManyAtOnce:
         code = """
             import sys, time
             sys.path[:0] = sys.argv[1:3]
-            from cache.toy import *
+            from tests.cache.toy import *
             from diffcache.cache import Store
             store = Store.open(sys.argv[3])
             with store.writing() as writer:
@@ -500,7 +500,7 @@ class TestManyAtOnce:
             import sys
             from pathlib import Path
             sys.path[:0] = sys.argv[1:3]
-            from cache.toy import create
+            from tests.cache.toy import create
             create(Path(sys.argv[3]), sys.argv[4])
         """
         arguments = [str(ROOT), str(ROOT / "tests"), str(tmp_path), format]

@@ -135,7 +135,11 @@ def test_pipeline_files(world, fails, tmp_path):
         ("pool = [1, 4]", "poool = [1, 4]", r"extract: unknown key 'poool'; did you mean 'pool'"),
         ("t = [5, 100]", "t = [5, -1]", r"extract\.t\[1\]: expected a whole number"),
         ("[heads.linear]", "[heads.linea]", r"heads: unknown key 'linea'; did you mean 'linear'"),
-        ("depth = 1", "hidden = 1", r"heads\.attention\.hidden: a attention head has no hidden|an? attention head has no"),
+        (
+            "depth = 1",
+            "hidden = 1",
+            r"heads\.attention\.hidden: a attention head has no hidden|an? attention head has no",
+        ),
         ('card = "', 'card = "x', r"no such card file"),
         ("b = [3, 4]", "b = [3, 40]", r"b=40: .* blocks 1 to 9"),
         ("pool = [1, 4]", "pool = [1, 5]", r"pool 5 does not divide the 8x8 map of block 3"),

@@ -57,7 +57,9 @@ def contents(store):
     for setting in filter(store.is_complete, store.settings):
         features = cache.features(images=store.images, split=store.split, setting=setting, recipe=store.recipe)
         found[str(setting)] = features[:].tobytes()
-    found["receipts"] = sorted((str(r.rows), sorted((str(s), c) for s, c in r.settings.items())) for r in store.receipts)
+    found["receipts"] = sorted(
+        (str(r.rows), sorted((str(s), c) for s, c in r.settings.items())) for r in store.receipts
+    )
     return found
 
 
