@@ -47,9 +47,6 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="diffcache")
 def main() -> None:
     """Extract the features of a frozen diffusion U-Net once, then train heads from the cache."""
-    # Threads that wait for each other must not spin: where a core is shared with another program,
-    # each of them would burn the time that the other needs. Read by OpenMP when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @main.command()

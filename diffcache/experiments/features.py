@@ -85,19 +85,20 @@ def _require(cache: Cache, pipeline: Pipeline, split: str, fingerprint: str, set
 
 def _fingerprint(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], on_event: OnEvent) -> str:
     card = load_card(pipeline.backbone.card).name
+    stores = cache.find(images=pipeline.images.name, split=SPLITS[0], backbone=card)
     own: Recipe | None = None
-    why = "the weights are not here"
-    with suppress(MissingError):  # the recipe is then what the stores recorded
+    with suppress(MissingError):  # without the weights, the recipe is one that the stores recorded
         own = pipeline_backbone(pipeline).recipe(seed=pipeline.extract.seed, dtype=pipeline.extract.dtype)
-    stores = cache.find(images=pipeline.images.name, split=SPLITS[0])
-    if own is not None and any(store.recipe == own for store in stores):
+    if own is None:
+        why, allowed = "the weights are not here", stores
+    elif any(store.recipe == own for store in stores):
         return own.fingerprint
-    fitting = [store for store in stores if store.backbone == card and _holds(store, settings)]
-    if own is not None:
-        # Only a precision that was left to the machine may differ; all else was asked for.
+    else:
+        # All but a precision that was left to the machine was asked for.
         auto = pipeline.backbone.precision == "auto"
-        fitting = [store for store in fitting if auto and _only_precision_differs(store.recipe, own)]
         why = f"here precision auto is {own.precision}"
+        allowed = [store for store in stores if auto and _differs_in(store, own) == ["precision"]]
+    fitting = [store for store in allowed if _holds(store, settings)]
     if len(fitting) == 1:
         found = fitting[0].recipe
         on_event(Notice(f"{why}; using the cached features of recipe {found.fingerprint[:16]} ({found.precision})"))
@@ -106,7 +107,10 @@ def _fingerprint(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], 
     if fitting:
         known = ", ".join(store.fingerprint[:16] for store in fitting)
         raise NotCachedError(f"{cache.root}: several recipes fit {name}: {known}; choose one with --recipe")
-    raise NotCachedError(f"{cache.root}: the features of {name} are not cached, or not all of them")
+    known = ""
+    if own is not None:
+        known = "".join(f"; {s.fingerprint[:16]} differs in {', '.join(_differs_in(s, own))}" for s in stores[:3])
+    raise NotCachedError(f"{cache.root}: the features of {name} are not cached, or not all of them{known}")
 
 
 def _holds(store: Store, settings: Sequence[Setting]) -> bool:
@@ -116,5 +120,6 @@ def _holds(store: Store, settings: Sequence[Setting]) -> bool:
         return False
 
 
-def _only_precision_differs(a: Recipe, b: Recipe) -> bool:
-    return all(line.startswith("precision:") for line in a.differences(b))
+def _differs_in(store: Store, own: Recipe) -> list[str]:
+    """Names of what sets a store's recipe apart from the pipeline's."""
+    return [line.partition(":")[0] for line in own.differences(store.recipe)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,8 +23,6 @@ from tests.benchmarks.frame import Row, measure
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is asked for."""
     options = _parse(arguments)
-    # As the command line does, before torch is imported: see diffcache.cli.main.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     console = Console()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="diffcache-bench-") as scratch:

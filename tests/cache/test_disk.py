@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cache.toy import LARGE, OTHER, SHAPES, create, fill, write_range
 from diffcache.cache import Store, disk
 from diffcache.errors import DiskFullError
+from tests.cache.toy import LARGE, OTHER, SHAPES, create, fill, write_range
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,6 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffcache.cache import Cache, Features, RowRange, Samples, Store, layout, open_cache
+from diffcache.errors import CacheError, MissingError, NotCachedError
+from diffcache.events import Notice
 from tests.cache.toy import (
     CLASSES,
     LARGE,
@@ -30,12 +36,6 @@ from tests.cache.toy import (
     values,
     write_range,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from diffcache.cache import Cache, Features, RowRange, Samples, Store, layout, open_cache
-from diffcache.errors import CacheError, MissingError, NotCachedError
-from diffcache.events import Notice
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -103,7 +103,7 @@ def test_two_recipes_that_fit_must_be_told_apart(world, diffcache, fails):
     world.weights.unlink()
     fails(r"several recipes fit textures.*choose one with --recipe", "train-heads", world.file)
     store = open_cache(world.folder / "cache").find(images="textures", split="train", backbone="tiny")[0]
-    status, out, err = diffcache("train-heads", world.file, "--recipe", store.fingerprint[:12], "--head", "linear")
+    status, _, err = diffcache("train-heads", world.file, "--recipe", store.fingerprint[:12], "--head", "linear")
     assert status == 0, err
 
 
@@ -166,6 +166,14 @@ def test_weights(world, fails):
     world.card.write_text(other)
     fails(r"not the weights of card tiny, of \d+ keys: \d+ missing \(.* and \d+ more\).*wrong shape", "extract",
           world.file)  # fmt: skip
+
+
+def test_a_cache_of_another_recipe(world, diffcache, fails):
+    assert diffcache("extract", world.file, "--seed", "3")[0] == 0
+    shutil.rmtree(world.folder / "images")
+    fails(r"not cached, or not all of them; [0-9a-f]{16} differs in seed; and they cannot", "train-heads", world.file)
+    tiny.write_weights(world.card, world.weights, seed=8)
+    fails(r"differs in weights; and they cannot be extracted here", "train-heads", world.file, "--seed", "3")
 
 
 def test_images(world, fails, diffcache):

@@ -264,7 +264,8 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path, format_):
 def test_the_second_of_two_extractions_finds_its_work_done(tmp_path):
     world = tiny.make(tmp_path / "world", train=40, test=1)
     script = (
-        "import sys; from pathlib import Path; from tests.extraction.test_extract import run; from tests.tiny import Tiny\n"
+        "import sys; from pathlib import Path; from tests.tiny import Tiny\n"
+        "from tests.extraction.test_extract import run\n"
         "f = Path(sys.argv[1])\n"
         "print(run(Tiny(f, f, f / 'tiny.toml', f / 'tiny.safetensors')).images)"
     )
