@@ -7,6 +7,7 @@ heads. It is validated whole before any work starts; paths in it are relative to
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import sys
 import tomllib
@@ -429,7 +430,7 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
     folder = file.absolute().parent
 
     def place(key: str, default: str) -> Path:
-        return folder / file_path(values.get(key, default), f"{where}: {key}")
+        return _within(folder, file_path(values.get(key, default), f"{where}: {key}"))
 
     return Pipeline(
         name=name(values.get("name", file.stem), f"{where}: name"),
@@ -514,8 +515,13 @@ def _read(cls: type, values: Any, where: str, folder: Path | None, **fixed: Any)
             raise ConfigError(f"{where}: {f.name} is missing")
     checked = {key: checks[key](value, f"{where}.{key}") for key, value in table.items()}
     if folder is not None:
-        checked = {key: folder / value if isinstance(value, Path) else value for key, value in checked.items()}
+        checked = {key: _within(folder, value) if isinstance(value, Path) else value for key, value in checked.items()}
     return cls(**checked, **fixed)
+
+
+def _within(folder: Path, place: Path) -> Path:
+    """A place relative to a folder, without ``..`` in it where that is only spelling."""
+    return Path(os.path.normpath(folder / place))
 
 
 def _table(value: Any, where: str) -> dict[str, Any]:

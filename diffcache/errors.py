@@ -50,6 +50,10 @@ class NotCachedError(DiffcacheError, LookupError):
     """Features that were asked for are not in the cache, or only in part."""
 
 
+class AmbiguousError(DiffcacheError, LookupError):
+    """More than one thing fits what was asked for."""
+
+
 class StorageOverflowError(DiffcacheError, OverflowError):
     """A feature is not finite in the type it is stored in."""
 

@@ -90,12 +90,15 @@ def main(
     random = torch.Generator().manual_seed(seed + 1)
     kept = torch.from_numpy(known.schedule.alphas_cumprod).float().to(where)
 
+    options = {"card": known.name, "images": len(source), "batch_size": batch_size, "lr": lr, "seed": seed, "ema": ema}
     state = state or out.with_suffix(".state.pt")
     out.parent.mkdir(parents=True, exist_ok=True)
     log = out.with_suffix(".log.jsonl")
     start, seconds, mean_loss = 0, 0.0, math.nan
     if state.exists():
         saved = torch.load(state, map_location=where, weights_only=True)
+        if saved.get("options", options) != options:
+            raise click.ClickException(f"{state}: was begun with {saved['options']}, these are {options}")
         network.load_state_dict(saved["network"])
         average.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -111,6 +114,7 @@ def main(
                 "average": average.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "random": random.get_state(),
+                "options": options,
                 "step": step,
                 "seconds": seconds + time.perf_counter() - began,
                 "loss": mean_loss,

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from diffcache.backbones.adm import ADM, AdmConfig
 from diffcache.backbones.card import Card
-from diffcache.backbones.checkpoint import file_hash, load_weights
+from diffcache.backbones.checkpoint import file_hash, file_state, load_weights
 from diffcache.backbones.protocol import BlockInfo
 from diffcache.compute import torch_dtype
 from diffcache.diffusion import Schedule
-from diffcache.errors import ConfigError, MissingError
+from diffcache.errors import ConfigError, MissingError, WeightsError
 from diffcache.events import Fallback
 from diffcache.recipe import Recipe
 
@@ -31,14 +31,14 @@ class AdmBackbone:
 
     Args:
         card: describes it.
-        weights: file of weights.
+        weights: file of weights; None to know only blocks and recipe, whose ``weights`` is then None.
         device: where to compute.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         condition: a class number, or ``"mean"``; None means ``"mean"`` where the network takes classes.
     """
 
     def __init__(
-        self, card: Card, weights: Path, *, device: torch.device, precision: str, condition: str | int | None
+        self, card: Card, weights: Path | None, *, device: torch.device, precision: str, condition: str | int | None
     ) -> None:
         self.config = adm_config(card)
         if card.schedule is None:
@@ -50,7 +50,8 @@ class AdmBackbone:
         self.precision = precision
         self.fallbacks: tuple[Fallback, ...] = ()
         self.condition = self._check(condition)
-        if not weights.is_file():
+        self._hashed: tuple[str, str] | None = None  # state of the file of weights, and its hash
+        if weights is not None and not weights.is_file():
             raise MissingError(f"{weights}: no such file of weights{_where_to_find(card)}")
 
     def _check(self, condition: str | int | None) -> str | int | None:
@@ -83,7 +84,7 @@ class AdmBackbone:
         return Recipe(
             backbone="adm",
             architecture=self.config.plain(),
-            weights=file_hash(self.weights),
+            weights=self._weights_hash(),
             schedule=self.schedule.plain(),
             preprocessing=self.card.preprocessing.plain(),
             conditioning=conditioning or None,
@@ -91,6 +92,13 @@ class AdmBackbone:
             precision=self.precision,
             dtype=dtype,
         )
+
+    def _weights_hash(self) -> str | None:
+        if self.weights is None:
+            return None
+        if self._hashed is None:
+            self._hashed = (file_state(self.weights), file_hash(self.weights))
+        return self._hashed[1]
 
     @property
     def _low_res_size(self) -> int:
@@ -103,9 +111,13 @@ class AdmBackbone:
     @cached_property
     def network(self) -> ADM:
         """The network with its weights, on the device, in its precision."""
+        if self.weights is None:
+            raise ConfigError(f"card {self.card.name}: name its file of weights{_where_to_find(self.card)}")
         with torch.device("meta"):
             network = ADM(self.config)
         load_weights(network, self.weights, card=self.card.name)
+        if self._hashed is not None and file_state(self.weights) != self._hashed[0]:
+            raise WeightsError(f"{self.weights}: changed since it was hashed; run the same command again")
         network.eval().requires_grad_(False)
         network.to(self.device, dtype=torch_dtype(self.precision))
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs

@@ -28,11 +28,7 @@ def file_hash(path: Path) -> str:
     Raises:
         MissingError: there is no such file.
     """
-    try:
-        facts = path.stat()
-    except OSError:
-        raise MissingError(f"{path}: no such file of weights") from None
-    key = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}"
+    key = f"{path.resolve()}|{file_state(path)}"
     memory = _Memory()
     if (known := memory.get(key)) is not None:
         return known
@@ -40,6 +36,21 @@ def file_hash(path: Path) -> str:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     memory.put(key, digest)
     return digest
+
+
+def file_state(path: Path) -> str:
+    """What changes when a file is written or replaced: its size, times and place on the disk.
+
+    The time of change is among them: nobody can set it back, as copying tools do with the other one.
+
+    Raises:
+        MissingError: there is no such file.
+    """
+    try:
+        facts = path.stat()
+    except OSError:
+        raise MissingError(f"{path}: no such file of weights") from None
+    return f"{facts.st_size}|{facts.st_mtime_ns}|{facts.st_ctime_ns}|{facts.st_ino}"
 
 
 class _Memory:

@@ -20,9 +20,6 @@ Opener = Callable[[Card, Path | None, torch.device, str, "str | int | None"], Ba
 def _adm(
     card: Card, weights: Path | None, device: torch.device, precision: str, condition: str | int | None
 ) -> Backbone:
-    if weights is None:
-        where = f" ({card.weights_file}, published at {card.weights_url})" if card.weights_url else ""
-        raise ConfigError(f"card {card.name}: name its file of weights{where}")
     return AdmBackbone(card, weights, device=device, precision=precision, condition=condition)
 
 
@@ -51,7 +48,7 @@ def open_backbone(
 
     Args:
         card: name of a card, or path of a card file (.toml).
-        weights: file of weights, ``.pt`` or ``.safetensors``.
+        weights: file of weights, ``.pt`` or ``.safetensors``; without it only the blocks are known.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; ``auto`` takes the fastest that the device
             has instructions for.

@@ -34,6 +34,10 @@ class BlockInfo:
     height: int
     width: int
 
+    def pooled_shape(self, pool: int) -> tuple[int, int, int]:
+        """(channels, pool, pool), or the map's own shape for pool 0."""
+        return (self.channels, pool, pool) if pool else self.shape
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
@@ -108,19 +112,17 @@ class Backbone(Protocol):
         ...
 
 
-def check_setting(setting: Setting, backbone: Backbone) -> None:
-    """Raise SettingError, with what is possible, unless the backbone has this setting."""
-    schedule = backbone.card.schedule
+def check_setting(setting: Setting, card: Card, blocks: Sequence[BlockInfo]) -> None:
+    """Raise SettingError, with what is possible, unless a card's network has this setting."""
+    schedule = card.schedule
     if schedule is None and setting.t is not None:
-        raise SettingError(
-            f"setting {setting}: backbone {backbone.card.name} takes no noise; write its settings t-/..."
-        )
+        raise SettingError(f"setting {setting}: backbone {card.name} takes no noise; write its settings t-/...")
     if schedule is not None:
         if setting.t is None:
-            raise SettingError(f"setting {setting}: backbone {backbone.card.name} needs a time step")
+            raise SettingError(f"setting {setting}: backbone {card.name} needs a time step")
         schedule.check(setting.t)
-    check_blocks([setting.b], backbone.blocks, card=backbone.card.name)
-    block = backbone.blocks[setting.b - 1]
+    check_blocks([setting.b], blocks, card=card.name)
+    block = blocks[setting.b - 1]
     sides = {block.height, block.width}
     if setting.pool and any(side % setting.pool for side in sides):
         fits = [k for k in range(1, min(sides) + 1) if all(side % k == 0 for side in sides)]

@@ -194,7 +194,9 @@ class Cache:
             with hold(self.root / ".lock", what=str(self.root), on_event=on_event):
                 for left in self.root.glob(f"{_DRAFT}*"):  # nobody else makes stores now, so they are of killed makers
                     remove(left)
-                if not (place / HEADER).exists():
+                if place.exists() and not (place / HEADER).exists():
+                    raise CacheError(f"{place}: damaged: its {HEADER} is gone; delete the folder to extract it again")
+                if not place.exists():
                     _build(self.root / f"{_DRAFT}{secrets.token_hex(8)}", place, header, samples)
         store = Store.open(place)
         _require_same(store, recipe, samples, format)
@@ -248,5 +250,5 @@ def _require_same(store: Store, recipe: Recipe, samples: Samples, format: str) -
     difference = compare_samples(store.samples(), samples)
     raise CacheError(
         f"{where}: the store has other images than are given: {difference or 'its samples are damaged'}; "
-        f"use another name for a changed image set, or add the new ones to the store"
+        f"give a changed image set another name, or delete the store's folder"
     )

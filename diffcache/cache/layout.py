@@ -115,7 +115,7 @@ def checked_name(value: object, what: str) -> str:
 def sized(nbytes: int) -> str:
     """A number of bytes for people: ``10.5 GB``."""
     value = float(nbytes)
-    for unit in ("bytes", "KB", "MB", "GB"):
+    for unit in ("bytes", "kB", "MB", "GB"):
         if abs(value) < 1000:
             return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
         value /= 1000

@@ -10,7 +10,16 @@ import numpy as np
 
 from diffcache.cache import catalog
 from diffcache.cache.catalog import Segment, StoredArray
-from diffcache.cache.disk import disk_full, flush_folder, flush_tree, make_folder, move_in, remove, write_whole
+from diffcache.cache.disk import (
+    disk_full,
+    flush_folder,
+    flush_tree,
+    make_folder,
+    move_in,
+    remove,
+    require_room,
+    write_whole,
+)
 from diffcache.cache.extents import RawFiles
 from diffcache.cache.format import ArraySpec, Format, get_format
 from diffcache.cache.layout import RowRange, array_setting, segment_name, segment_number
@@ -53,6 +62,7 @@ class Writer:
             DiskFullError: the disk has no room; what was made before is kept.
         """
         store, names = self.store, dict(block_names or {})
+        specs: list[ArraySpec] = []
         for setting, shape in sorted(shapes.items()):
             lacking = []
             for segment in store.segments:
@@ -71,8 +81,12 @@ class Writer:
                 if min(c, h, w) < 1:
                     raise CacheError(f"{self._root}: {setting}: expected a shape (C, H, W) of at least 1, got {shape}")
                 block = names.get(setting.b, f"block {setting.b}")
-                spec = ArraySpec(setting, block, store.recipe.dtype, (segment.rows, c, h, w), segment.number)
-                self._add_array(spec)
+                specs.append(ArraySpec(setting, block, store.recipe.dtype, (segment.rows, c, h, w), segment.number))
+        # All of them are asked for at once: the disk is not filled with arrays that the last one makes useless.
+        item = np.dtype(store.recipe.dtype).itemsize
+        require_room(self._root, sum(int(np.prod(spec.shape)) * item for spec in specs))
+        for spec in specs:
+            self._add_array(spec)
 
     def _add_array(self, spec: ArraySpec) -> None:
         store, number = self.store, spec.segment
@@ -218,7 +232,7 @@ class Writer:
             spec = self._format.read_spec(self._root, setting, segment=segment.number)
             features, committed = self._format.locate_array(self._root, spec)
         except DiffcacheError as error:
-            self._on_event(Notice(f"{error}; verify and repair the store"))
+            self._on_event(Notice(f"{error}; those rows are computed again"))
             return
         self._list_array(StoredArray(spec, features, committed))
 
@@ -230,7 +244,7 @@ class Writer:
             if not np.array_equal(files.read(extents, 0, segment.rows), wanted):
                 files.write(extents, 0, wanted)
         except CacheError as error:
-            self._on_event(Notice(f"{error}; verify and repair the store"))
+            self._on_event(Notice(f"{error}; those rows are computed again"))
 
 
 def create_segment(

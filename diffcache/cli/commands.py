@@ -10,7 +10,7 @@ import click
 
 from diffcache.cli.progress import shown
 from diffcache.config import HEADS, Pipeline, head_config, load_pipeline, one_of
-from diffcache.errors import MissingError, NotCachedError
+from diffcache.errors import ConfigError, MissingError, NotCachedError
 from diffcache.events import Notice, OnEvent
 from diffcache.setting import Setting
 
@@ -57,9 +57,10 @@ def run_train_heads(
 
 def _features(pipeline: Pipeline, recipe: str | None, on_event: OnEvent) -> FeatureSet:
     """The features from the cache; what is missing is extracted first where images and weights are here."""
-    from diffcache.experiments import extract_pipeline, find_features
-    from diffcache.experiments.stage_two import needed_settings
+    from diffcache.experiments import extract_pipeline, find_features, open_images
+    from diffcache.experiments.checks import check_classes, check_heads, needed_settings
 
+    check_heads(pipeline)  # before hours of extraction
     wanted = needed_settings(pipeline)
     try:
         found = find_features(pipeline, wanted, recipe=recipe, on_event=on_event)
@@ -67,11 +68,13 @@ def _features(pipeline: Pipeline, recipe: str | None, on_event: OnEvent) -> Feat
         if recipe is not None:
             raise
         try:
-            extract_pipeline(pipeline, settings=wanted, on_event=on_event)
-        except MissingError as error:
+            sources = open_images(pipeline, on_event=on_event)
+            check_classes(pipeline, sources["train"])
+            extract_pipeline(pipeline, settings=wanted, sources=sources, on_event=on_event)
+        except (MissingError, ConfigError) as error:
             raise NotCachedError(f"{lacking}; and they cannot be extracted here: {error}") from None
         return find_features(pipeline, wanted, on_event=on_event)
-    on_event(Notice(f"features of {pipeline.images.name}: {len(wanted)} settings found in {found.cache.root}"))
+    on_event(Notice(f"features of {pipeline.images.name}: {len(wanted)} settings found in {pipeline.cache}"))
     return found
 
 

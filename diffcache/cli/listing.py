@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from diffcache.cache import Cache, Store, open_cache
+from diffcache.cache import Store, open_cache
+from diffcache.cache.layout import sized
 from diffcache.cli.tables import console, plain_table
 from diffcache.errors import DiffcacheError, NotCachedError
 
@@ -52,8 +53,14 @@ def list_stores(root: str) -> None:
         "images", "fingerprint", "backbone", "precision", "type", "format", "rows", "settings", "complete", "size",
         right=("rows", "settings", "complete", "size"),
     )  # fmt: skip
+    damaged = cache.damaged
     for store in cache.stores():
-        complete = sum(store.is_complete(setting) for setting in store.settings)
+        try:
+            rows, settings, room = f"{store.rows:,}", store.settings, sized(store.nbytes)
+            complete = sum(store.is_complete(setting) for setting in settings)
+        except DiffcacheError as error:
+            damaged.append(str(error))
+            continue
         table.add_row(
             f"{store.images}/{store.split}",
             store.fingerprint[:16],
@@ -61,15 +68,15 @@ def list_stores(root: str) -> None:
             store.recipe.precision,
             store.recipe.dtype,
             store.format,
-            f"{store.rows:,}",
-            str(len(store.settings)),
+            rows,
+            str(len(settings)),
             str(complete),
-            size(store.nbytes),
+            room,
         )
     out = console()
     out.print(str(cache.root), soft_wrap=True)
     out.print(table if table.row_count else "no stores")
-    for line in cache.damaged:
+    for line in damaged:
         click.echo(f"damaged: {line}", err=True)
 
 
@@ -81,15 +88,14 @@ def show_stores(which: str | None, root: str) -> None:
         cache = open_cache(root)
         stores = cache.find(recipe=which)
         if not stores:
-            raise NotCachedError(
-                f"{cache.root}: no store with a fingerprint that begins with {which!r}; {_known(cache)}"
-            )
+            known = ", ".join(store.fingerprint[:16] for store in cache.stores()) or "none"
+            asked = "no stores" if which is None else f"no store with a fingerprint that begins with {which!r}"
+            raise NotCachedError(f"{cache.root}: {asked}; there are {known}")
     for store in stores:
-        _show(store)
-
-
-def _known(cache: Cache) -> str:
-    return "there are " + (", ".join(store.fingerprint[:16] for store in cache.stores()) or "none")
+        try:
+            _show(store)
+        except DiffcacheError as error:
+            click.echo(f"damaged: {error}", err=True)
 
 
 def _show(store: Store) -> None:
@@ -103,7 +109,7 @@ def _show(store: Store) -> None:
         "classes": f"{len(store.class_names)}: {', '.join(store.class_names[:12])}"
         + (", ..." if len(store.class_names) > 12 else ""),
         "group size": str(store.group_size),
-        "size": size(store.nbytes),
+        "size": sized(store.nbytes),
         "marked rows": str(len(store.marks)) if store.marks else None,
     }
     table = plain_table("", "")
@@ -128,12 +134,3 @@ def _show(store: Store) -> None:
     for line in store.damaged:
         click.echo(f"damaged: {line}", err=True)
     click.echo()
-
-
-def size(count: float) -> str:
-    """Bytes for people, in powers of ten: ``10.5 GB``."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    raise AssertionError("the last unit takes any size")

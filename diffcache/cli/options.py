@@ -41,6 +41,15 @@ class _BatchSize(click.ParamType):
         return int(value)
 
 
+class _Card(click.ParamType):
+    """A name, or a path that ends in ``.toml``."""
+
+    name = "CARD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return Path(value) if str(value).endswith(".toml") else value
+
+
 class _Words(click.ParamType):
     """Words separated by commas."""
 
@@ -73,7 +82,10 @@ _KEYS = {
 
 def overrides(options: Mapping[str, Any]) -> dict[str, Any]:
     """What the command line replaces in the pipeline file, by dotted key."""
-    return {key: options[name] for name, key in _KEYS.items() if options.get(name) is not None}
+    replaced = {key: options[name] for name, key in _KEYS.items() if options.get(name) is not None}
+    if options.get("device") is not None:
+        replaced["heads.device"] = options["device"]
+    return replaced
 
 
 def _all(*decorators: Callable[[F], F]) -> Callable[[F], F]:
@@ -107,9 +119,9 @@ extract_options = _all(
 )
 
 backbone_options = _all(
-    click.option("--card", help="Card of the backbone, or path of a card file."),
+    click.option("--card", type=_Card(), help="Card of the backbone, or path of a card file."),
     click.option("--weights", type=click.Path(path_type=Path), help="File of the backbone's weights."),
-    click.option("--device", help="auto, cpu, cuda, cuda:1, mps, ..."),
+    click.option("--device", help="Where backbone and heads compute: auto, cpu, cuda, cuda:1, mps, ..."),
     click.option(
         "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Arithmetic of the backbone."
     ),

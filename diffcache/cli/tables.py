@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from diffcache.heads import PairedDifference
 
 
+_WIDTH = 140
+
+
 def console() -> Console:
-    """Standard output; wide enough for a table where that is no terminal."""
-    width = None if Console().is_terminal else 140
+    """Standard output, never too narrow for a table: a narrow terminal breaks lines, and nothing is cut."""
+    width = max(Console().width, _WIDTH)
     return Console(width=width, highlight=False, markup=False, emoji=False)  # a path may hold [brackets] and :colons:
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from diffcache.backbones import load_card
 from diffcache.cache import Cache, Features, Store, open_cache
 from diffcache.config import SPLITS, Pipeline
-from diffcache.errors import DiffcacheError, MissingError, NotCachedError
+from diffcache.errors import AmbiguousError, DeviceError, DiffcacheError, NotCachedError
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.experiments.stage_one import PIXELS, pipeline_backbone, pipeline_pixels
 from diffcache.recipe import Recipe
@@ -18,29 +17,22 @@ from diffcache.setting import Setting
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """The stores that a pipeline's heads are trained from.
+    """The stores that a pipeline's heads are trained from, one for each split.
 
     Attributes:
-        cache: where they are.
-        images: name of the image set.
         backbone: name of the backbone's card.
-        fingerprint: of the backbone's features, in both splits.
-        pixels: fingerprint of the raw pixels; None where they are not compared.
+        stores: split to the store of the backbone's features.
+        pixels: split to the store of the raw pixels; None where they are not compared.
     """
 
-    cache: Cache
-    images: str
     backbone: str
-    fingerprint: str
-    pixels: str | None
+    stores: Mapping[str, Store]
+    pixels: Mapping[str, Store] | None
 
     def pair(self, setting: Setting) -> tuple[Features, Features]:
         """Training and test features of a setting; :data:`PIXELS` are the raw pixels."""
-        fingerprint = self.pixels if setting == PIXELS else self.fingerprint
-        train, test = (
-            self.cache.features(images=self.images, split=split, setting=setting, recipe=fingerprint)
-            for split in SPLITS
-        )
+        stores = self.pixels if setting == PIXELS and self.pixels is not None else self.stores
+        train, test = (Features(stores[split], setting) for split in SPLITS)
         return train, test
 
 
@@ -64,53 +56,67 @@ def find_features(
         on_event: hears of it where another recipe than the pipeline's own is used.
 
     Raises:
-        NotCachedError: they are not all there, or several recipes fit.
+        NotCachedError: they are not all there.
+        AmbiguousError: several recipes fit.
     """
     cache = open_cache(pipeline.cache)
     fingerprint = recipe or _fingerprint(pipeline, cache, settings, on_event)
+    stores = {split: _store(cache, pipeline, split, fingerprint, settings) for split in SPLITS}
     pixels = None
-    for split in SPLITS:
-        _require(cache, pipeline, split, fingerprint, settings)
     if pipeline.heads.pixels:
-        pixels = pipeline_pixels(pipeline).recipe(seed=0, dtype=pipeline.extract.dtype).fingerprint
-        for split in SPLITS:
-            _require(cache, pipeline, split, pixels, [PIXELS])
-    return FeatureSet(cache, pipeline.images.name, load_card(pipeline.backbone.card).name, fingerprint, pixels)
+        own = pipeline_pixels(pipeline).recipe(seed=0, dtype=pipeline.extract.dtype).fingerprint
+        pixels = {split: _store(cache, pipeline, split, own, [PIXELS]) for split in SPLITS}
+    return FeatureSet(load_card(pipeline.backbone.card).name, stores, pixels)
 
 
-def _require(cache: Cache, pipeline: Pipeline, split: str, fingerprint: str, settings: Sequence[Setting]) -> None:
-    for setting in settings:
-        cache.features(images=pipeline.images.name, split=split, setting=setting, recipe=fingerprint)
+def _store(cache: Cache, pipeline: Pipeline, split: str, fingerprint: str, settings: Sequence[Setting]) -> Store:
+    """The store of one split, which holds all of some settings."""
+    name = f"{pipeline.images.name}/{split}, recipe {fingerprint[:16]}"
+    found = cache.find(images=pipeline.images.name, split=split, recipe=fingerprint)
+    if len(found) > 1:
+        raise AmbiguousError(f"{cache.root}: several recipes begin with {fingerprint}; give more of its digits")
+    lacking = [s for s in settings if not found or s not in found[0].settings or not found[0].is_complete(s)]
+    if lacking:
+        raise NotCachedError(f"{cache.root}: {name}: {len(lacking)} settings are not cached, or not all of their rows: "
+                             f"{', '.join(map(str, lacking[:3]))}{', ...' if len(lacking) > 3 else ''}")  # fmt: skip
+    return found[0]
 
 
 def _fingerprint(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], on_event: OnEvent) -> str:
     card = load_card(pipeline.backbone.card).name
-    stores = cache.find(images=pipeline.images.name, split=SPLITS[0], backbone=card)
-    own: Recipe | None = None
-    with suppress(MissingError):  # without the weights, the recipe is one that the stores recorded
-        own = pipeline_backbone(pipeline).recipe(seed=pipeline.extract.seed, dtype=pipeline.extract.dtype)
-    if own is None:
-        why, allowed = "the weights are not here", stores
-    elif any(store.recipe == own for store in stores):
+    own = _recipe(pipeline)
+    stores = cache.find(images=pipeline.images.name, split=SPLITS[0])
+    if any(store.recipe == own for store in stores):
         return own.fingerprint
-    else:
-        # All but a precision that was left to the machine was asked for.
-        auto = pipeline.backbone.precision == "auto"
-        why = f"here precision auto is {own.precision}"
-        allowed = [store for store in stores if auto and _differs_in(store, own) == ["precision"]]
-    fitting = [store for store in allowed if _holds(store, settings)]
+    # What the pipeline does not decide may be as the stores recorded it: the hash of weights that are
+    # not here, and a precision that was left to the machine.
+    open_ = {"weights"} if own.weights is None else set()
+    open_ |= {"precision"} if pipeline.backbone.precision == "auto" else set()
+    fitting = [s for s in stores if set(_differs_in(s, own)) <= open_ and s.backbone == card and _holds(s, settings)]
     if len(fitting) == 1:
         found = fitting[0].recipe
+        why = "the weights are not here" if own.weights is None else f"here precision auto is {own.precision}"
         on_event(Notice(f"{why}; using the cached features of recipe {found.fingerprint[:16]} ({found.precision})"))
         return found.fingerprint
     name = f"{pipeline.images.name}, backbone {card}"
     if fitting:
         known = ", ".join(store.fingerprint[:16] for store in fitting)
-        raise NotCachedError(f"{cache.root}: several recipes fit {name}: {known}; choose one with --recipe")
-    known = ""
-    if own is not None:
-        known = "".join(f"; {s.fingerprint[:16]} differs in {', '.join(_differs_in(s, own))}" for s in stores[:3])
+        raise AmbiguousError(f"{cache.root}: several recipes fit {name}: {known}; choose one with --recipe")
+    others = [(s, ", ".join(name for name in _differs_in(s, own) if name not in open_)) for s in stores]
+    known = "".join(f"; {s.fingerprint[:16]} differs in {names}" for s, names in others[:3] if names)
     raise NotCachedError(f"{cache.root}: the features of {name} are not cached, or not all of them{known}")
+
+
+def _recipe(pipeline: Pipeline) -> Recipe:
+    """The pipeline's own recipe, as far as it is known here: ``weights`` is None where the file is not."""
+    config = pipeline.backbone
+    if config.weights is not None and not config.weights.is_file():
+        config = replace(config, weights=None)
+    try:
+        backbone = pipeline_backbone(replace(pipeline, backbone=config))
+    except DeviceError:  # reading a cache needs no such device
+        backbone = pipeline_backbone(replace(pipeline, backbone=replace(config, device="cpu")))
+    return backbone.recipe(seed=pipeline.extract.seed, dtype=pipeline.extract.dtype)
 
 
 def _holds(store: Store, settings: Sequence[Setting]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from diffcache.backbones import Backbone, PixelsBackbone, load_card, open_backbone
 from diffcache.cache import open_cache
@@ -19,13 +19,18 @@ PIXELS = Setting(t=None, b=1, pool=0)
 
 
 def extract_pipeline(
-    pipeline: Pipeline, *, settings: Sequence[Setting] | None = None, on_event: OnEvent = ignore
+    pipeline: Pipeline,
+    *,
+    settings: Sequence[Setting] | None = None,
+    sources: Mapping[str, ImageSource] | None = None,
+    on_event: OnEvent = ignore,
 ) -> list[Extracted]:
     """Bring the cache to hold all that a pipeline names.
 
     Args:
         pipeline: what to extract, and where to.
         settings: these instead of the pipeline's grid.
+        sources: its images, where they were opened already by :func:`open_images`.
         on_event: hears of progress.
 
     Returns:
@@ -34,12 +39,12 @@ def extract_pipeline(
     Raises:
         DiffcacheError: as :func:`diffcache.extraction.extract`, or the images or weights are not there.
     """
-    wanted = tuple(settings or pipeline.extract.settings)
+    wanted = pipeline.extract.settings if settings is None else tuple(settings)
     backbone = pipeline_backbone(pipeline)
     jobs: list[tuple[Backbone, Sequence[Setting]]] = [(backbone, wanted)]
     if pipeline.heads.pixels:
         jobs.append((pipeline_pixels(pipeline), (PIXELS,)))
-    sources = open_images(pipeline, on_event=on_event)
+    sources = open_images(pipeline, on_event=on_event) if sources is None else sources
     cache = open_cache(pipeline.cache, create=True)
     return [
         extract(

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from diffcache.config import HeadConfig, Pipeline, head_config
-from diffcache.errors import ConfigError, HeadError
 from diffcache.events import OnEvent, ignore
+from diffcache.experiments.checks import check_heads, evaluated
 from diffcache.experiments.features import FeatureSet
 from diffcache.experiments.stage_one import PIXELS
 from diffcache.heads import PairedDifference, Run, best_run, train_head
-from diffcache.heads.models import CNN_SIDE
+from diffcache.heads.models import fits
 from diffcache.setting import Setting
 
 
@@ -40,15 +40,6 @@ class HeadsResult:
         return self.best_other.difference(self.best_linear) if self.best_other and self.best_linear else None
 
 
-def needed_settings(pipeline: Pipeline) -> tuple[Setting, ...]:
-    """Every setting that some head of the pipeline may be trained on."""
-    named = {
-        setting for head in pipeline.heads.heads if not isinstance(head.settings, str) for setting in head.settings
-    }
-    grid = any(isinstance(head.settings, str) for head in pipeline.heads.heads)
-    return tuple(sorted(named | (_evaluated(pipeline) if grid else set())))
-
-
 def train_pipeline(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEvent = ignore) -> HeadsResult:
     """Train every head of a pipeline on its settings; runs that exist are not repeated.
 
@@ -58,12 +49,11 @@ def train_pipeline(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEven
         on_event: hears of progress.
 
     Raises:
-        ConfigError: the pipeline names no heads.
-        HeadError: a head does not fit a setting or the labels.
+        DiffcacheError: as :func:`diffcache.experiments.checks.check_heads`.
+        HeadError: a head does not fit the labels, or its loss is not finite.
     """
+    check_heads(pipeline)
     heads = list(pipeline.heads.heads)
-    if not heads:
-        raise ConfigError(f"{pipeline.file}: no heads; add a table such as [heads.linear]")
     linear = next((head for head in heads if head.kind == "linear"), head_config("linear"))
     trainer = _Trainer(pipeline, features, on_event)
 
@@ -73,7 +63,7 @@ def train_pipeline(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEven
     # What "best" means is decided by linear heads on the whole grid, so those come first.
     probes: list[Run] = []
     if any(head.settings == "best" for head in heads):
-        probes = [trainer.train(linear, setting) for setting in sorted(_evaluated(pipeline))]
+        probes = [trainer.train(linear, setting) for setting in sorted(evaluated(pipeline))]
     runs: list[Run] = []
     for head in heads:
         for setting in _settings(head, pipeline, probes):
@@ -113,19 +103,9 @@ class _Trainer:
         return self._done[key]
 
 
-def _evaluated(pipeline: Pipeline) -> set[Setting]:
-    """The grid at draw 0, the draw that evaluation uses."""
-    return {setting for setting in pipeline.extract.settings if setting.draw == 0}
-
-
 def _settings(head: HeadConfig, pipeline: Pipeline, probes: Sequence[Run]) -> Sequence[Setting]:
     if head.settings == "all":
-        return sorted(_evaluated(pipeline))
+        return sorted(evaluated(pipeline))
     if head.settings != "best":
         return head.settings  # type: ignore[return-value]  # "all" and "best" are dealt with
-    fitting = [run for run in probes if head.kind != "cnn" or min(run.shape[1:]) >= CNN_SIDE]
-    if not fitting:
-        raise HeadError(
-            f"cnn head: no setting of the grid has a {CNN_SIDE}x{CNN_SIDE} map; add a pool of {CNN_SIDE} or more"
-        )
-    return [best_run(fitting).setting]
+    return [best_run([run for run in probes if fits(head, run.shape)]).setting]

@@ -15,6 +15,7 @@ from diffcache.setting import Pass
 _LARGEST = {"cuda": 256}
 _LARGEST_ELSEWHERE = 64
 _SHARE = 0.25  # of the free memory: others need some, and the estimate is rough
+_ELEMENT = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 def choose_group_size(
@@ -22,7 +23,8 @@ def choose_group_size(
 ) -> tuple[int, tuple[Fallback, ...]]:
     """The group size of a new store: the one asked for, or for ``auto`` one that fits the device.
 
-    The network is run once on a group of that size; where memory does not suffice the size is halved.
+    The network is run once on a group of that size; where memory does not suffice the size is halved,
+    and on a GPU, which says when its memory is full, ``auto`` doubles it as long as it fits.
 
     Args:
         asked: a number, or ``auto``.
@@ -36,7 +38,12 @@ def choose_group_size(
     Raises:
         DeviceError: not even one image fits.
     """
-    first = size = _estimate(backbone) if asked == "auto" else int(asked)
+    largest = _LARGEST.get(backbone.device.type, _LARGEST_ELSEWHERE)
+    first = size = min(largest, _estimate(backbone, max(blocks))) if asked == "auto" else int(asked)
+    if asked == "auto" and backbone.device.type == "cuda" and fits(size, backbone, blocks=blocks, pass_=pass_):
+        while size < largest and fits(2 * size, backbone, blocks=blocks, pass_=pass_):
+            size *= 2
+        return size, ()
     while not fits(size, backbone, blocks=blocks, pass_=pass_):
         if size == 1:
             raise DeviceError(f"{backbone.device}: out of memory with one image at a time; use another device")
@@ -67,12 +74,12 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _estimate(backbone: Backbone) -> int:
-    """A power of two: twice the outputs of all blocks in float32 fit in a share of the free memory."""
+def _estimate(backbone: Backbone, last: int) -> int:
+    """A power of two: twice the outputs of all blocks up to the last one fit in a share of the free memory."""
     if backbone.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(backbone.device)
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4 << 30
-    image = 2 * 4 * sum(block.channels * block.height * block.width for block in backbone.blocks)
-    most = min(_LARGEST.get(backbone.device.type, _LARGEST_ELSEWHERE), max(1, int(_SHARE * free / image)))
+    values = sum(block.channels * block.height * block.width for block in backbone.blocks[:last])
+    most = max(1, int(_SHARE * free / (2 * _ELEMENT[backbone.precision] * values)))
     return 1 << (most.bit_length() - 1)

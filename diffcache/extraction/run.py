@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -97,8 +98,10 @@ def extract(
     wanted = tuple(sorted(set(settings)))
     if not wanted:
         raise SettingError("extract: at least one setting is needed")
+    if backbone.device.type == "meta":
+        raise DeviceError("device 'meta' holds shapes and no values; choose another with --device")
     for setting in wanted:
-        check_setting(setting, backbone)
+        check_setting(setting, backbone.card, backbone.blocks)
     recipe = backbone.recipe(seed=seed, dtype=dtype)
     samples = Samples(source.ids, source.labels, source.class_names)
     fallbacks = list(backbone.fallbacks)
@@ -118,6 +121,7 @@ def extract(
         format=format,
         backbone=backbone.card.name,
         group_size=size,
+        on_event=on_event,
     )
     if not work_left(store, wanted):
         on_event(Notice(f"{images}/{split}: all {len(wanted)} settings of {store.rows:,} images are cached"))
@@ -138,7 +142,7 @@ def extract(
         lacking = {setting for part in work for some in part.passes.values() for setting in some}
         blocks = backbone.blocks
         writer.add_arrays(
-            {s: _row_shape(s, blocks[s.b - 1].shape) for s in lacking},
+            {s: blocks[s.b - 1].pooled_shape(s.pool) for s in lacking},
             block_names={block.number: block.name for block in blocks},
         )
         run = _Run(backbone, source, writer, fallbacks=fallbacks, on_event=on_event)
@@ -157,11 +161,6 @@ def _allow_open_files() -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with suppress(ValueError, OSError):  # macOS names no limit and then allows less
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _row_shape(setting: Setting, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    channels, height, width = shape
-    return (channels, setting.pool, setting.pool) if setting.pool else (channels, height, width)
 
 
 class _Run:
@@ -183,6 +182,8 @@ class _Run:
         self.on_gpu = backbone.device.type == "cuda"
         self.provenance = {
             "diffcache": __version__,
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
             "group_size": self.store.group_size,
             **device_facts(backbone.device),
         }
@@ -275,7 +276,13 @@ class _Run:
 
     def _overflow(self, setting: Setting, sample: str) -> StorageOverflowError:
         block = self.backbone.blocks[setting.b - 1]
+        advice = []
+        if self.recipe.dtype == "float16":
+            advice.append("store it with --dtype float32")
+        if self.recipe.precision == "fp16":
+            advice.append("compute with --precision bf16 or fp32")
         return StorageOverflowError(
-            f"{self.store.images}/{self.store.split}: {setting} (block {block.name}), sample {sample!r}: "
-            f"a value is not finite in {self.recipe.dtype}; extract with --dtype float32"
+            f"{self.store.images}/{self.store.split}: {setting} (block {block.name}), sample {sample!r}: a value is "
+            f"not finite in {self.recipe.dtype}, computed in {self.recipe.precision}; "
+            f"{', or '.join(advice) or 'these weights give no finite features here'}"
         )

@@ -74,10 +74,10 @@ class Batches:
     def _read(self, order: np.ndarray) -> Iterator[Batch]:
         parts = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         x = torch.empty((self.batch_size, *map_shape(self.features)), dtype=torch.float32, device=self.device)
-        for part, raw in _gathered(self.features, parts, pinned=self.device.type == "cuda"):
+        for part, raw in _gathered(self.features, parts, device=self.device):
             target = x[: len(part)]
             # Moved in the stored type, half the bytes, and made float32 where it is going to be used.
-            target.copy_(raw.to(self.device, non_blocking=True))
+            target.copy_(raw)
             labels = torch.from_numpy(self._labels[part]).to(self.device)
             yield Batch(x=self.scaling(target), labels=labels, rows=part)
 
@@ -87,13 +87,16 @@ def epoch_order(rows: np.ndarray, *, order_seed: int, epoch: int) -> np.ndarray:
     return rows[shuffled(len(rows), (order_seed, epoch), domain=_DOMAIN)]
 
 
-def _gathered(features: Features, parts: list[np.ndarray], *, pinned: bool) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """The stored values of each part's rows, read ahead by a thread into buffers used in turn.
+def _gathered(
+    features: Features, parts: list[np.ndarray], *, device: torch.device
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """The stored values of each part's rows on the device, read ahead by a thread into buffers used in turn.
 
     What is yielded is valid until the next one is asked for. The thread ends with the generator.
     """
     if not parts:
         return
+    pinned = device.type == "cuda"
     largest = max(len(part) for part in parts)
     dtype = torch.from_numpy(np.empty(0, features.dtype)).dtype
     batch_bytes = largest * int(np.prod(map_shape(features))) * dtype.itemsize
@@ -122,10 +125,11 @@ def _gathered(features: Features, parts: list[np.ndarray], *, pinned: bool) -> I
             item = ready.get()
             if isinstance(item, BaseException):
                 raise item
-            yield part, item[: len(part)]
-            if pinned:
-                # The copy to the device may still be reading the buffer.
-                torch.cuda.current_stream().synchronize()
+            batch = item[: len(part)].to(device, non_blocking=True)
+            copied = torch.cuda.current_stream(device).record_event() if pinned else None
+            yield part, batch
+            if copied is not None:
+                copied.synchronize()  # or the thread would fill a buffer that is still being read
             free.put(item)
     finally:
         stop.set()

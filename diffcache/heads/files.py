@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+
+from diffcache.errors import DiskFullError
 
 try:
     import fcntl
@@ -32,6 +35,10 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise DiskFullError(f"{path}: the disk has no room for it; make room and train the same head again") from None
     finally:
         temporary.unlink(missing_ok=True)
     _flush_folder(path.parent)

@@ -140,7 +140,7 @@ def build_head(config: HeadConfig, *, shape: tuple[int, int, int], classes: int,
     Raises:
         HeadError: the head does not fit features of this shape.
     """
-    _check_fit(config, shape, classes, where)
+    check_fit(config, shape=shape, where=where, classes=classes)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: it would seed the GPUs too, and those are not restored here.
         torch.default_generator.manual_seed(config.seed)
@@ -166,14 +166,20 @@ def parameter_count(head: nn.Module) -> int:
     return sum(p.numel() for p in head.parameters() if p.requires_grad)
 
 
-def _check_fit(config: HeadConfig, shape: tuple[int, int, int], classes: int, where: str) -> None:
+def fits(config: HeadConfig, shape: tuple[int, int, int]) -> bool:
+    """Whether a head can be put on features of shape (C, H, W)."""
+    return config.kind != "cnn" or min(shape[1:]) >= CNN_SIDE
+
+
+def check_fit(config: HeadConfig, *, shape: tuple[int, int, int], where: str, classes: int = 2) -> None:
+    """Raise HeadError unless the head can be put on features of shape (C, H, W), with so many classes."""
     if config.kind not in HEADS:
         raise HeadError(f"{where}: unknown kind of head {config.kind!r}; {nearest(config.kind, HEADS)}")
     if classes < 2:
         raise HeadError(f"{config.kind} head on {where}: expected at least 2 classes, got {classes}")
     if len(shape) != 3 or min(shape) < 1:
         raise HeadError(f"{config.kind} head on {where}: expected features of shape (C, H, W), got {tuple(shape)}")
-    if config.kind == "cnn" and min(shape[1:]) < CNN_SIDE:
+    if not fits(config, shape):
         raise HeadError(
             f"cnn head on {where}: expected maps of at least {CNN_SIDE}x{CNN_SIDE}, got {shape[1]}x{shape[2]} "
             f"(shape {tuple(shape)}); use a setting with pool {CNN_SIDE} or more, or pool 0 for whole maps, "

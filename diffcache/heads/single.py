@@ -35,7 +35,7 @@ from diffcache.heads.split import stratified_split
 from diffcache.heads.standardize import Scaling
 from diffcache.heads.statistics import Statistics, feature_statistics
 from diffcache.heads.threads import threads_for
-from diffcache.heads.training import Trainer, predict
+from diffcache.heads.training import Trainer, predict, predict_classes
 from diffcache.heads.weights import write_weights
 
 HEADS_VERSION = 1
@@ -168,7 +168,6 @@ def _finish(
     """Test the best epoch, the one time that test rows are read, and write what makes the run complete."""
     folder, head, best, precision = session.folder, trainer.head, trainer.best, trainer.precision
     head.load_state_dict(trainer.best_weights)
-    validation_logits = predict(head, held_out, precision=precision)
     rows = np.arange(len(test))
     batches = Batches(test, rows, batch_size=held_out.batch_size, device=held_out.device, scaling=held_out.scaling)
     logits = predict(head, batches, precision=precision)
@@ -182,7 +181,7 @@ def _finish(
         predicted=logits.argmax(axis=1),
         validation_rows=held_out.rows,
         validation_labels=np.asarray(held_out.features.labels, dtype=np.int64)[held_out.rows],
-        validation_predicted=validation_logits.argmax(axis=1),
+        validation_predicted=predict_classes(head, held_out, precision=precision),
     )
     top5 = proportion(in_top(logits, labels, k=5)) if logits.shape[1] > TOP5_ABOVE else None
     result = {

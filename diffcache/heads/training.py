@@ -204,6 +204,11 @@ def predict(head: nn.Module, batches: Batches, *, precision: str) -> np.ndarray:
     return np.concatenate([logits.cpu().numpy() for logits, _ in _logits(head, batches, precision)])
 
 
+def predict_classes(head: nn.Module, batches: Batches, *, precision: str) -> np.ndarray:
+    """The class with the largest logit of each row, int64, shape (rows,)."""
+    return np.concatenate([logits.argmax(dim=1).cpu().numpy() for logits, _ in _logits(head, batches, precision)])
+
+
 def _logits(head: nn.Module, batches: Batches, precision: str) -> Iterator[tuple[Tensor, Tensor]]:
     head.eval()
     for batch in batches.in_order():
@@ -224,7 +229,8 @@ def _repeatable(device: torch.device, *, seed: int, epoch: int) -> Iterator[None
         torch.default_generator.manual_seed(word)
         if on_cuda:
             torch.cuda.default_generators[index].manual_seed(word)
-            stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True))
+            flags = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
+            stack.enter_context(torch.backends.cudnn.flags(**flags))
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", message=".*determinis.*")
             strict = torch.are_deterministic_algorithms_enabled()

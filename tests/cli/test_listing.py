@@ -10,8 +10,9 @@ from click.testing import CliRunner, Result
 
 from diffcache.backbones import card_names
 from diffcache.cache import Store
+from diffcache.cache.layout import sized
 from diffcache.cli import main
-from diffcache.cli.listing import block_names, size
+from diffcache.cli.listing import block_names
 from tests.cache.toy import LARGE, OTHER, SMALL, create, fill, recipe, samples
 
 
@@ -92,7 +93,7 @@ class TestLs:
         test, train = table[1:]
         assert train == [
             "toys/train", found["train"].fingerprint[:16], "toy-8", "fp32", "float16", "zarr",
-            "40", "2", "2", size(found["train"].nbytes),
+            "40", "2", "2", sized(found["train"].nbytes),
         ]  # fmt: skip
         assert test[:7] == [
             "toys/test", found["test"].fingerprint[:16], "toy-8", "fp32", "float32", "hdf5", "30",
@@ -158,11 +159,3 @@ class TestInfo:
         assert result.exit_code == 1
         assert "no store with a fingerprint that begins with 'zzzz'; there are " in result.stderr
         assert stores(root)["train"].fingerprint[:16] in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (10_500_000_000, "10.5 GB"), (672e9, "672 GB"), (5e15, "5e+03 TB")],
-)
-def test_size(count: float, text: str) -> None:
-    assert size(count) == text

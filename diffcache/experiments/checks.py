@@ -1,0 +1,60 @@
+"""What can be known of a pipeline's heads before any work is done for them."""
+
+from __future__ import annotations
+
+from diffcache.backbones import check_setting, load_card
+from diffcache.backbones.blocks import card_blocks
+from diffcache.config import SPLITS, Pipeline
+from diffcache.errors import ConfigError, HeadError
+from diffcache.heads import stratified_split
+from diffcache.heads.models import CNN_SIDE, check_fit, fits
+from diffcache.images import ImageSource
+from diffcache.setting import Setting
+
+
+def check_heads(pipeline: Pipeline) -> None:
+    """Refuse a pipeline whose heads could not be trained on its settings.
+
+    Raises:
+        ConfigError: it names no heads.
+        SettingError: a setting that the backbone does not have.
+        HeadError: a head that does not fit one of its settings.
+    """
+    if not pipeline.heads.heads:
+        raise ConfigError(f"{pipeline.file}: no heads; add a table such as [heads.linear]")
+    card = load_card(pipeline.backbone.card)
+    blocks = card_blocks(card)
+    for setting in needed_settings(pipeline):
+        check_setting(setting, card, blocks)
+    for head in pipeline.heads.heads:
+        settings = sorted(evaluated(pipeline)) if isinstance(head.settings, str) else head.settings
+        shapes = {setting: blocks[setting.b - 1].pooled_shape(setting.pool) for setting in settings}
+        if head.settings != "best":
+            for setting, shape in shapes.items():
+                check_fit(head, shape=shape, where=str(setting))
+        elif not any(fits(head, shape) for shape in shapes.values()):
+            raise HeadError(
+                f"{head.kind} head: it fits no setting of the grid; add a pool of {CNN_SIDE} or more, or pool 0"
+            )
+
+
+def check_classes(pipeline: Pipeline, source: ImageSource) -> None:
+    """Raise HeadError, naming the class, where one has too few training images to hold some out."""
+    heads, where = pipeline.heads, f"{pipeline.images.name}/{SPLITS[0]}"
+    stratified_split(
+        source.labels, heads.validation, seed=heads.split_seed, class_names=source.class_names, where=where
+    )
+
+
+def needed_settings(pipeline: Pipeline) -> tuple[Setting, ...]:
+    """Every setting that some head of the pipeline may be trained on."""
+    named = {
+        setting for head in pipeline.heads.heads if not isinstance(head.settings, str) for setting in head.settings
+    }
+    grid = any(isinstance(head.settings, str) for head in pipeline.heads.heads)
+    return tuple(sorted(named | (evaluated(pipeline) if grid else set())))
+
+
+def evaluated(pipeline: Pipeline) -> set[Setting]:
+    """The grid at draw 0, the draw that evaluation uses."""
+    return {setting for setting in pipeline.extract.settings if setting.draw == 0}
