@@ -59,9 +59,7 @@ def test_the_default_pipeline_covers_what_it_promises() -> None:
     assert [head.kind for head in pipeline.heads.heads] == list(HEADS)
     assert pipeline.heads.pixels
     assert len(pipeline.images.class_names or ()) == 10
-    assert pipeline.images.splits["train"].images == (ROOT / "pipelines" / "../data/fashion_mnist").joinpath(
-        "train-images-idx3-ubyte.gz"
-    )
+    assert pipeline.images.splits["train"].images == ROOT / "data/fashion_mnist/train-images-idx3-ubyte.gz"
     assert {head.kind: head.settings for head in pipeline.heads.heads}["linear"] == "all"
 
 
@@ -82,8 +80,8 @@ class TestGood:
     def test_paths_are_relative_to_the_file(self) -> None:
         pipeline = parse({"cache": "store", "images.train.path": "~/train"})
         assert pipeline.cache == Path("/somewhere/pipelines/store")
-        assert pipeline.runs == Path("/somewhere/pipelines/../runs")
-        assert pipeline.backbone.weights == Path("/somewhere/pipelines/../w.pt")
+        assert pipeline.runs == Path("/somewhere/runs")
+        assert pipeline.backbone.weights == Path("/somewhere/w.pt")
         assert pipeline.images.splits["test"].path == Path("/data/test")
         assert pipeline.images.splits["train"].path == Path.home() / "train"
 

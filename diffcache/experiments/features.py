@@ -102,7 +102,9 @@ def _fingerprint(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], 
     if fitting:
         known = ", ".join(store.fingerprint[:16] for store in fitting)
         raise AmbiguousError(f"{cache.root}: several recipes fit {name}: {known}; choose one with --recipe")
-    others = [(s, ", ".join(name for name in _differs_in(s, own) if name not in open_)) for s in stores]
+    others = [
+        (s, ", ".join(name for name in _differs_in(s, own) if name not in open_)) for s in stores if s.backbone == card
+    ]
     known = "".join(f"; {s.fingerprint[:16]} differs in {names}" for s, names in others[:3] if names)
     raise NotCachedError(f"{cache.root}: the features of {name} are not cached, or not all of them{known}")
 

@@ -199,8 +199,24 @@ class TestLoading:
     def test_a_missing_file_is_said_when_opening(self, tmp_path: Path) -> None:
         with pytest.raises(MissingError, match=r"256x256_diffusion\.pt, published at https://"):
             open_backbone("256x256_diffusion", tmp_path / "w.pt")
-        with pytest.raises(ConfigError, match=r"name its file of weights \(256x256_diffusion\.pt"):
-            open_backbone("256x256_diffusion")
+
+    def test_without_a_file_the_blocks_are_known_and_nothing_can_be_loaded(self) -> None:
+        backbone = open_backbone("256x256_diffusion")
+        assert len(backbone.blocks) == 37
+        assert backbone.recipe(seed=0, dtype="float16").weights is None
+        with pytest.raises(
+            ConfigError, match=r"name its file of weights; .* 256x256_diffusion\.pt, published at https"
+        ):
+            backbone.load()
+
+    def test_a_file_that_changes_after_it_was_hashed_is_refused(self, opened: Open) -> None:
+        backbone = opened(make_card())
+        backbone.recipe(seed=0, dtype="float16")
+        content = backbone.weights.read_bytes()
+        backbone.weights.unlink()
+        backbone.weights.write_bytes(content)
+        with pytest.raises(WeightsError, match="changed since it was hashed"):
+            backbone.load()
 
 
 class TestRecipe:
@@ -312,12 +328,16 @@ class TestPixels:
             open_backbone(self.card(), condition=0)
 
 
+def check(setting: Setting, backbone: Backbone) -> None:
+    check_setting(setting, backbone.card, backbone.blocks)
+
+
 class TestCheckSetting:
     """The toy network's block 1 has a map of 16x16, block 3 one of 8x8."""
 
     @pytest.mark.parametrize("text", ["t0/b1/pool0", "t999/b9/pool16", "t5/b3/pool8", "t5/b3/pool1/draw7"])
     def test_what_there_is(self, opened: Open, text: str) -> None:
-        check_setting(Setting.parse(text), opened(make_card()))
+        check(Setting.parse(text), opened(make_card()))
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -335,10 +355,10 @@ class TestCheckSetting:
     )
     def test_what_there_is_not(self, opened: Open, text: str, message: str) -> None:
         with pytest.raises(SettingError, match=message):
-            check_setting(Setting.parse(text), opened(make_card()))
+            check(Setting.parse(text), opened(make_card()))
 
     def test_pixels_have_no_time(self) -> None:
         pixels = PixelsBackbone(make_card(), device=torch.device("cpu"))
-        check_setting(Setting(None, 1, 0), pixels)
+        check(Setting(None, 1, 0), pixels)
         with pytest.raises(SettingError, match=r"backbone pixels takes no noise; write its settings t-/"):
-            check_setting(Setting(0, 1, 0), pixels)
+            check(Setting(0, 1, 0), pixels)
