@@ -111,8 +111,12 @@ def test_two_recipes_that_fit_must_be_told_apart(world, diffcache, fails):
 
 def test_ctrl_c_keeps_what_is_committed_and_says_how_to_go_on(tmp_path):
     world = tiny.make(tmp_path / "world", train=500, test=2)  # two ranges
-    command = [sys.executable, "-m", "diffcache", "extract", str(world.file), "--setting", "t5/b9/pool1,t6/b9/pool1"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Where the tests run in the background, SIGINT is ignored, and children inherit that.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom diffcache.cli import main; main()"
+    arguments = ["extract", str(world.file), "--setting", "t5/b9/pool1,t6/b9/pool1"]
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     receipts = world.folder / "cache"
     deadline = time.monotonic() + 120
     while not list(receipts.glob("textures/train/*/receipts/*/*.json")) and time.monotonic() < deadline:

@@ -412,8 +412,12 @@ def test_interrupting_leaves_no_thread_behind(world):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0)
 
-    with pytest.raises(KeyboardInterrupt):
-        run(world, on_event=interrupt)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(world, on_event=interrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
     import threading
 
     assert [t.name for t in threading.enumerate() if t.name.startswith("diffcache")] == []
