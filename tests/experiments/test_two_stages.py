@@ -112,7 +112,8 @@ def test_two_recipes_that_fit_must_be_told_apart(world, diffcache, fails):
 def test_ctrl_c_keeps_what_is_committed_and_says_how_to_go_on(tmp_path):
     world = tiny.make(tmp_path / "world", train=500, test=2)  # two ranges
     # Where the tests run in the background, SIGINT is ignored, and children inherit that.
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom diffcache.cli import main; main()"
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code += "; from diffcache.cli import main; main()"
     arguments = ["extract", str(world.file), "--setting", "t5/b9/pool1,t6/b9/pool1"]
     child = subprocess.Popen(
         [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
