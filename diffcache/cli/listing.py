@@ -38,14 +38,6 @@ def list_blocks(name: str | Path) -> None:
     out.print(table)
 
 
-def block_names(name: str | Path) -> dict[int, str]:
-    """Number to name of a card's blocks."""
-    from diffcache.backbones.blocks import card_blocks
-    from diffcache.backbones.card import load_card
-
-    return {block.number: block.name for block in card_blocks(load_card(name))}
-
-
 def list_stores(root: str) -> None:
     """The stores of a cache, a line each."""
     cache = open_cache(root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -38,7 +39,7 @@ def print_heads(result: HeadsResult, pipeline: Pipeline) -> None:
     columns = ["head", "setting", "block", "valid.", "test top-1", "95 %", *(["top-5"] if top5 else []),
                "parameters", "epoch", "seconds", ""]  # fmt: skip
     table = plain_table(*columns, right=("valid.", "test top-1", "95 %", "top-5", "parameters", "epoch", "seconds"))
-    names = _block_names(pipeline)
+    names = block_names(pipeline.backbone.card)
     for run in runs:
         best = "best linear" if run is result.best_linear else "best other" if run is result.best_other else ""
         table.add_row(
@@ -68,10 +69,12 @@ def print_heads(result: HeadsResult, pipeline: Pipeline) -> None:
     out.print(f"runs: {pipeline.runs / pipeline.images.name}", soft_wrap=True)
 
 
-def _block_names(pipeline: Pipeline) -> dict[int, str]:
-    from diffcache.cli.listing import block_names
+def block_names(name: str | Path) -> dict[int, str]:
+    """Number to name of a card's blocks."""
+    from diffcache.backbones.blocks import card_blocks
+    from diffcache.backbones.card import load_card
 
-    return block_names(pipeline.backbone.card)
+    return {block.number: block.name for block in card_blocks(load_card(name))}
 
 
 def _percent(share: float) -> str:

@@ -12,7 +12,7 @@ from diffcache.backbones import card_names
 from diffcache.cache import Store
 from diffcache.cache.layout import sized
 from diffcache.cli import main
-from diffcache.cli.listing import block_names
+from diffcache.cli.tables import block_names
 from tests.cache.toy import LARGE, OTHER, SMALL, create, fill, recipe, samples
 
 
