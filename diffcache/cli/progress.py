@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -43,7 +44,7 @@ class _Rate:
         return f"{_number(rate)} {event.unit}/s, {_clock((event.total - event.done) / rate)} left"
 
 
-class _View:
+class _View(ABC):
     def __init__(self, console: Console) -> None:
         self.console = console
         self.rates: dict[str, _Rate] = {}
@@ -60,8 +61,9 @@ class _View:
             if event.done >= event.total:
                 del self.rates[event.task]
 
+    @abstractmethod
     def progress(self, event: Progress, rate: _Rate) -> None:
-        raise NotImplementedError  # each view shows it in its own way
+        """Show how far a task is."""
 
     def close(self) -> None:
         """Leave the terminal as it was."""
