@@ -65,7 +65,7 @@ class _View(ABC):
     def progress(self, event: Progress, rate: _Rate) -> None:
         """Show how far a task is."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - lines leave nothing to undo
         """Leave the terminal as it was."""
 
 
