@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 from diffcache import __version__
 from diffcache.cache import catalog, sealed
-from diffcache.cache.disk import disk_full, flush_folder, make_folder, move_in, remove, write_whole
+from diffcache.cache.disk import disk_full, flush_tree, make_folder, move_in, remove, write_whole
 from diffcache.cache.features import Features, listed
 from diffcache.cache.format import get_format
 from diffcache.cache.header import HEADER, Header
@@ -212,10 +211,7 @@ def _build(draft: Path, place: Path, header: Header, samples: Samples) -> None:
         with disk_full(place, 0):
             format_.create_root(folder, header.attributes())
         segment = create_segment(format_, folder / segment_name(0), samples, header, number=0, first_row=0)
-        for path in folder.iterdir():
-            if path.is_file():
-                _flush_file(path)
-        flush_folder(folder)
+        flush_tree(folder)
         write_whole(catalog.segment_path(draft, 0), segment.seal(), tmp=tmp)
         (draft / LOCK).touch()
         write_whole(draft / HEADER, sealed.seal(header.plain()), tmp=tmp)
@@ -224,14 +220,6 @@ def _build(draft: Path, place: Path, header: Header, samples: Samples) -> None:
     except BaseException:
         remove(draft)
         raise
-
-
-def _flush_file(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _require_same(store: Store, recipe: Recipe, samples: Samples, format: str) -> None:
