@@ -243,9 +243,14 @@ class ExtractConfig:
     Attributes:
         t, b, pool: the grid; every combination is extracted.
         draws: noise draws an image; draw 0 is the one evaluation uses.
-        seed: seed of the noise.
-        format: ``zarr`` or ``hdf5``.
+        seed: seed of the noise and of the augmentation.
+        augmentation: what draws after 0 do to the image: ``none``, ``flip`` or ``crop_flip``.
+        format: ``zarr`` or ``hdf5``; of new stores.
         dtype: type of the stored values.
+        on_overflow: what becomes of values that float16 cannot hold: ``error``, or ``saturate``, recorded.
+        on_unreadable: what becomes of an image that cannot be decoded: ``error``, or ``mark`` its row.
+        on_changed: what becomes of images that were removed or changed since they were extracted:
+            ``error``, or ``mark`` their rows.
         batch_size: images computed together (the group size), or ``auto``.
         decode_threads: threads that read and decode images ahead of the network.
     """
@@ -255,8 +260,12 @@ class ExtractConfig:
     pool: tuple[int, ...] = _field(many(whole(0)))
     draws: int = _field(whole(1, 10_000), 1)
     seed: int = _field(whole(0, 2**63 - 1), 0)
+    augmentation: str = _field(one_of("none", "flip", "crop_flip"), "none")
     format: str = _field(one_of("zarr", "hdf5"), "zarr")
     dtype: str = _field(one_of("float16", "float32"), "float16")
+    on_overflow: str = _field(one_of("error", "saturate"), "error")
+    on_unreadable: str = _field(one_of("error", "mark"), "error")
+    on_changed: str = _field(one_of("error", "mark"), "error")
     batch_size: int | str = _field(whole(1, 65_536, or_auto=True), AUTO)
     decode_threads: int = _field(whole(1, 256), 4)
 

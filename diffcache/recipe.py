@@ -21,6 +21,9 @@ Plain = Any
 RECIPE_VERSION = 1
 """Raised when the code comes to compute other features from the same recipe."""
 
+FORMAT_VERSION = 1
+"""Raised when the files of a store come to mean something else; FORMAT.md specifies this one."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -38,6 +41,7 @@ class Recipe:
         precision: arithmetic of the network, resolved: ``fp32``, ``bf16`` or ``fp16``.
         dtype: type of the stored values: ``float16`` or ``float32``.
         version: version of the computation itself.
+        format_version: version of the store's files.
     """
 
     backbone: str
@@ -51,6 +55,7 @@ class Recipe:
     precision: str = "fp32"
     dtype: str = "float16"
     version: int = RECIPE_VERSION
+    format_version: int = FORMAT_VERSION
 
     def plain(self) -> dict[str, Plain]:
         """The recipe as a dict of JSON values."""

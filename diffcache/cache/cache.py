@@ -8,11 +8,12 @@ from pathlib import Path
 
 from diffcache import __version__
 from diffcache.cache import catalog, sealed
+from diffcache.cache.derived import open_features
 from diffcache.cache.disk import disk_full, flush_tree, make_folder, move_in, remove, write_whole
 from diffcache.cache.features import Features, listed
 from diffcache.cache.format import get_format
 from diffcache.cache.header import HEADER, Header
-from diffcache.cache.layout import checked_name, segment_name
+from diffcache.cache.layout import checked_name, range_rows, segment_name
 from diffcache.cache.lock import hold
 from diffcache.cache.samples import Samples, compare_samples
 from diffcache.cache.store import LOCK, Store
@@ -104,7 +105,7 @@ class Cache:
         recipe: Recipe | str | None = None,
         partial: bool = False,
     ) -> Features:
-        """The features of a setting.
+        """The features of a setting; where no store has it, averaged from a larger pool that one has.
 
         Args:
             images, split: what they are of.
@@ -118,12 +119,13 @@ class Cache:
         setting = Setting.parse(setting)
         found = self.find(images=images, split=split, backbone=backbone, recipe=recipe)
         fitting = [store for store in found if setting in store.settings]
+        fitting = fitting or [store for store in found if store.derivable(setting) is not None]
         asked = f"{images}/{split} {setting}"
         asked += f" of backbone {backbone}" if backbone is not None else ""
         if recipe is not None:
             asked += f" of recipe {(recipe.fingerprint if isinstance(recipe, Recipe) else recipe)[:16]}"
         if len(fitting) == 1:
-            return Features(fitting[0], setting, partial=partial)
+            return open_features(fitting[0], setting, partial=partial)
         if fitting:
             lines = "; ".join(f"recipe {store.fingerprint[:16]} (backbone {store.backbone})" for store in fitting)
             differences = fitting[0].recipe.differences(fitting[1].recipe)
@@ -188,6 +190,7 @@ class Cache:
                 backbone=recipe.backbone if backbone is None else backbone,
                 class_names=samples.class_names,
                 group_size=group_size,
+                range_rows=_range_rows(group_size, recipe),
                 created_by=__version__,
             )
             with hold(self.root / ".lock", what=str(self.root), on_event=on_event):
@@ -200,6 +203,11 @@ class Cache:
         store = Store.open(place)
         _require_same(store, recipe, samples, format)
         return store
+
+
+def _range_rows(group_size: int, recipe: Recipe) -> int:
+    size = recipe.preprocessing.get("image_size")
+    return range_rows(group_size, image_size=size if isinstance(size, int) and size > 0 else 1)
 
 
 def _build(draft: Path, place: Path, header: Header, samples: Samples) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,6 @@ from diffcache.cache import sealed
 from diffcache.cache.extents import Extents
 from diffcache.cache.format import ArraySpec
 from diffcache.cache.layout import (
-    FORMAT_VERSION,
     RowRange,
     array_name,
     array_setting,
@@ -24,7 +23,7 @@ from diffcache.cache.layout import (
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import Receipt
 from diffcache.errors import CacheError, SettingError
-from diffcache.recipe import Plain
+from diffcache.recipe import FORMAT_VERSION, Plain
 from diffcache.setting import Setting
 
 SEGMENTS, ARRAYS, MARKS = "segments", "arrays", "marks"
@@ -40,6 +39,9 @@ class Segment:
         rows: how many rows.
         samples: checksum of its ids, labels and class names.
         content_hash: where the content hashes are, uint8 (rows, 32).
+        marked: where the bytes are that tell outsiders which rows are marked, uint8 (rows,).
+        skeleton: checksum of the rest of its files; see :mod:`diffcache.cache.skeleton`.
+        header: the store's header as plain values, so that ``store.json`` can be made again.
     """
 
     number: int
@@ -47,6 +49,9 @@ class Segment:
     rows: int
     samples: str
     content_hash: Extents
+    marked: Extents
+    skeleton: str
+    header: Mapping[str, Plain] = field(repr=False)
 
     def seal(self) -> bytes:
         """The text of its file."""
@@ -58,22 +63,31 @@ class Segment:
                 "rows": self.rows,
                 "samples": self.samples,
                 "content_hash": self.content_hash.plain(),
+                "marked": self.marked.plain(),
+                "skeleton": self.skeleton,
+                "store": dict(self.header),
             }
         )
 
     @classmethod
     def read(cls, path: Path) -> Segment:
         """Back from its file; CacheError where it is damaged."""
-        values = _versioned(path, "segment", "first_row", "rows", "samples", "content_hash")
+        names = ("segment", "first_row", "rows", "samples", "content_hash", "marked", "skeleton", "store")
+        values = _versioned(path, *names)
         segment = cls(
             number=sealed.whole(values["segment"], path),
             first_row=sealed.whole(values["first_row"], path),
             rows=sealed.whole(values["rows"], path, low=1),
             samples=sealed.digest(values["samples"], path),
             content_hash=Extents.from_plain(values["content_hash"], where=path),
+            marked=Extents.from_plain(values["marked"], where=path),
+            skeleton=sealed.digest(values["skeleton"], path),
+            header=sealed.mapping(values["store"], path),
         )
         if (segment.content_hash.shape, segment.content_hash.dtype) != ((segment.rows, 32), "uint8"):
             raise CacheError(f"{path}: damaged: the content hashes are not uint8 ({segment.rows}, 32)")
+        if (segment.marked.shape, segment.marked.dtype) != ((segment.rows,), "uint8"):
+            raise CacheError(f"{path}: damaged: the marks are not uint8 ({segment.rows},)")
         return segment
 
 
@@ -85,11 +99,13 @@ class StoredArray:
         spec: setting, block, type, shape, segment.
         features: where the values are, (rows, C, H, W).
         committed: where the bytes are that tell outsiders which rows are committed, uint8 (rows,).
+        skeleton: checksum of the rest of its files; see :mod:`diffcache.cache.skeleton`.
     """
 
     spec: ArraySpec
     features: Extents
     committed: Extents
+    skeleton: str
 
     def seal(self) -> bytes:
         """The text of its file."""
@@ -101,13 +117,14 @@ class StoredArray:
                 "block": self.spec.block,
                 "features": self.features.plain(),
                 "committed": self.committed.plain(),
+                "skeleton": self.skeleton,
             }
         )
 
     @classmethod
     def read(cls, path: Path, setting: Setting, segment: Segment) -> StoredArray:
         """Back from its file; CacheError where it is damaged or of another place."""
-        values = _versioned(path, "segment", "setting", "block", "features", "committed")
+        values = _versioned(path, "segment", "setting", "block", "features", "committed", "skeleton")
         features = Extents.from_plain(values["features"], where=path)
         committed = Extents.from_plain(values["committed"], where=path)
         fits = len(features.shape) == 4 and features.shape[0] == segment.rows
@@ -117,7 +134,7 @@ class StoredArray:
             raise CacheError(f"{path}: damaged: the committed bytes are not uint8 ({segment.rows},)")
         n, c, h, w = features.shape
         spec = ArraySpec(setting, sealed.text(values["block"], path), features.dtype, (n, c, h, w), segment.number)
-        return cls(spec, features, committed)
+        return cls(spec, features, committed, sealed.digest(values["skeleton"], path))
 
 
 def _versioned(path: Path, *names: str) -> dict[str, Plain]:

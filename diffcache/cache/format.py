@@ -54,8 +54,20 @@ class Format(Protocol):
     def create_root(self, draft: Path, header: Mapping[str, Plain]) -> None:
         """Make the folder that holds the segments, at ``draft``."""
 
-    def create_segment(self, draft: Path, samples: Samples, header: Mapping[str, Plain], *, segment: int) -> Extents:
-        """Make a segment's folder at ``draft``: ids, labels, and space for content hashes, uint8 (rows, 32)."""
+    def root_files(self, header: Mapping[str, Plain]) -> dict[str, bytes]:
+        """Name to content of the files in that folder beside the segments."""
+
+    def create_segment(
+        self, draft: Path, samples: Samples, header: Mapping[str, Plain], *, segment: int
+    ) -> tuple[Extents, Extents]:
+        """Make a segment's folder at ``draft``: ids, labels, and space for what is filled in later.
+
+        Returns:
+            Where the content hashes, uint8 (rows, 32), and the marks, uint8 (rows,), will be.
+        """
+
+    def locate_segment(self, root: Path, *, segment: int, rows: int) -> tuple[Extents, Extents]:
+        """The same extents again, from the files in the store at ``root``."""
 
     def create_array(
         self, draft: Path, spec: ArraySpec, samples: Samples, header: Mapping[str, Plain]
@@ -70,6 +82,9 @@ class Format(Protocol):
 
     def read_spec(self, root: Path, setting: Setting, *, segment: int) -> ArraySpec:
         """What an array's own files say of it."""
+
+    def own_entries(self, folder: Path) -> list[Path]:
+        """Files and folders in a segment's folder that are of the segment itself, whether or not they are there."""
 
     def arrays(self, folder: Path) -> dict[str, list[Path]]:
         """Names of the arrays in a segment's folder, and the files and folders of each."""

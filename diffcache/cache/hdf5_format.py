@@ -39,15 +39,37 @@ class Hdf5Format:
         """A folder; every file repeats the header."""
         draft.mkdir()
 
-    def create_segment(self, draft: Path, samples: Samples, header: Mapping[str, Plain], *, segment: int) -> Extents:
-        """The segment's folder with ``samples.h5``: id, label, content_hash."""
+    def root_files(self, header: Mapping[str, Plain]) -> dict[str, bytes]:
+        """None: segments are all there is."""
+        return {}
+
+    def create_segment(
+        self, draft: Path, samples: Samples, header: Mapping[str, Plain], *, segment: int
+    ) -> tuple[Extents, Extents]:
+        """The segment's folder with ``samples.h5``: id, label, content_hash, marked."""
         draft.mkdir()
-        path, place = draft / _SAMPLES, f"{self.folder}/{segment_name(segment)}/{_SAMPLES}"
-        with _new_file(path, header, samples, body=len(samples) * 32) as file:
+        rows = len(samples)
+        with _new_file(draft / _SAMPLES, header, samples, body=rows * 33 + PAGE) as file:
             _write_samples(file, samples)
-            offset = _allocated(file, "content_hash", "uint8", (len(samples), 32), ("sample", "byte"))
-            file["content_hash"].attrs["algorithm"] = "sha256"
-        return Extents("uint8", (len(samples), 32), len(samples), (Run(place, offset, len(samples)),))
+            _early(file, "content_hash", "uint8", (rows, 32), labels=("sample", "byte")).attrs["algorithm"] = "sha256"
+            _early(file, "marked", "uint8", (rows,), labels=("sample",))
+        return self._locate_segment(draft / _SAMPLES, segment=segment, rows=rows)
+
+    def locate_segment(self, root: Path, *, segment: int, rows: int) -> tuple[Extents, Extents]:
+        """From ``samples.h5``."""
+        path = root / self.folder / segment_name(segment) / _SAMPLES
+        return self._locate_segment(path, segment=segment, rows=rows)
+
+    def _locate_segment(self, path: Path, *, segment: int, rows: int) -> tuple[Extents, Extents]:
+        place = f"{self.folder}/{segment_name(segment)}/{_SAMPLES}"
+        with _open(path) as file:
+            offsets = [file[name].id.get_offset() for name in ("content_hash", "marked")]
+        if None in offsets:
+            raise CacheError(f"{path}: damaged: its arrays have no space in the file")
+        return (
+            Extents("uint8", (rows, 32), rows, (Run(place, offsets[0], rows),)),
+            Extents("uint8", (rows,), rows, (Run(place, offsets[1], rows),)),
+        )
 
     def create_array(
         self, draft: Path, spec: ArraySpec, samples: Samples, header: Mapping[str, Plain]
@@ -62,7 +84,7 @@ class Hdf5Format:
             for name, value in spec.attributes().items():
                 file.attrs[name] = "none" if value is None else value
             _write_samples(file, samples)
-            _allocated(file, "committed", "uint8", (spec.shape[0],), ("sample",))
+            _early(file, "committed", "uint8", (spec.shape[0],), labels=("sample",))
             _features(file, spec, chunk)
         return self._locate(path, spec)
 
@@ -99,6 +121,10 @@ class Hdf5Format:
             dataset = file["features"]
             n, c, h, w = (int(size) for size in dataset.shape)
             return ArraySpec(setting, str(file.attrs["block"]), dataset.dtype.name, (n, c, h, w), segment)
+
+    def own_entries(self, folder: Path) -> list[Path]:
+        """The file of the samples."""
+        return [folder / _SAMPLES]
 
     def arrays(self, folder: Path) -> dict[str, list[Path]]:
         """Every file but the samples'."""
@@ -170,12 +196,6 @@ def _write_samples(file: Any, samples: Samples) -> None:
     for name, data, kind in (("id", ids, dtype), ("label", samples.labels, np.dtype("<i8"))):
         dataset = file.create_dataset(name, shape=(len(samples),), data=data, dtype=kind, track_times=False)
         dataset.dims[0].label = "sample"
-
-
-def _allocated(file: Any, name: str, dtype: str, shape: tuple[int, ...], labels: tuple[str, ...]) -> int:
-    """A contiguous dataset of zeros; the byte where it begins."""
-    dataset = _early(file, name, dtype, shape, labels=labels)
-    return int(dataset.id.get_offset())
 
 
 def _features(file: Any, spec: ArraySpec, chunk: int) -> None:

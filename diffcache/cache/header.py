@@ -7,11 +7,12 @@ from pathlib import Path
 
 from diffcache.cache import sealed
 from diffcache.cache.format import FORMATS
-from diffcache.cache.layout import FORMAT_VERSION, checked_name, range_rows
+from diffcache.cache.layout import checked_name
 from diffcache.errors import CacheError
-from diffcache.recipe import Plain, Recipe
+from diffcache.recipe import FORMAT_VERSION, Plain, Recipe
 
 HEADER = "store.json"
+_FACTS = ("group_size", "range_rows", "created_by", "compression")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Header:
         backbone: name of the backbone's card; a label for people.
         class_names: in label order.
         group_size: rows computed together; a resumed run keeps it.
+        range_rows: rows that a receipt covers, whole groups.
+        compression: ``zstd`` where arrays are compressed, which is only read; None where they are raw bytes.
         created_by: version of diffcache that made the store.
     """
 
@@ -35,12 +38,9 @@ class Header:
     backbone: str
     class_names: tuple[str, ...]
     group_size: int
+    range_rows: int
     created_by: str
-
-    @property
-    def range_rows(self) -> int:
-        """Rows that a receipt covers."""
-        return range_rows(self.group_size)
+    compression: str | None = None
 
     def plain(self) -> dict[str, Plain]:
         """As JSON values."""
@@ -56,24 +56,33 @@ class Header:
             "group_size": self.group_size,
             "range_rows": self.range_rows,
             "created_by": self.created_by,
+            "compression": self.compression,
         }
 
     def attributes(self) -> dict[str, Plain]:
         """What the files of features repeat of it."""
-        left_out = ("group_size", "range_rows", "created_by", "format")
+        left_out = ("group_size", "range_rows", "created_by", "format", "compression")
         return {name: value for name, value in self.plain().items() if name not in left_out}
 
     @classmethod
     def read(cls, path: Path) -> Header:
         """Back from ``store.json``; MissingError or CacheError where that isn't possible."""
-        values = sealed.read_sealed(path)
+        return cls.from_plain(sealed.read_sealed(path), path)
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Plain], path: Path) -> Header:
+        """Back from :meth:`plain`, read from ``path``.
+
+        Raises:
+            CacheError: it is damaged, or of another format.
+        """
         if values.get("format_version") != FORMAT_VERSION:
             raise CacheError(
                 f"{path}: expected a store of format {FORMAT_VERSION}, found {values.get('format_version')!r:.40}; "
                 f"a newer diffcache may open it"
             )
         names = ("format_version", "images", "split", "format", "recipe", "fingerprint", "backbone", "class_names")
-        values = sealed.fields(values, path, *names, "group_size", "range_rows", "created_by")
+        values = sealed.fields(values, path, *names, *_FACTS)
         header = cls(
             images=checked_name(values["images"], f"{path}: images"),
             split=checked_name(values["split"], f"{path}: split"),
@@ -82,11 +91,15 @@ class Header:
             backbone=sealed.text(values["backbone"], path),
             class_names=sealed.listed(values["class_names"], path, sealed.text),
             group_size=sealed.whole(values["group_size"], path, low=1),
+            range_rows=sealed.whole(values["range_rows"], path, low=1),
             created_by=sealed.text(values["created_by"], path),
+            compression=None if values["compression"] is None else sealed.text(values["compression"], path),
         )
-        for name, expected in (("fingerprint", header.recipe.fingerprint), ("range_rows", header.range_rows)):
-            if values[name] != expected:
-                raise CacheError(f"{path}: damaged: expected the {name} {expected}, found {values[name]!r:.80}")
+        if values["fingerprint"] != header.recipe.fingerprint:
+            expected, found = header.recipe.fingerprint, f"{values['fingerprint']!r:.80}"
+            raise CacheError(f"{path}: damaged: expected the fingerprint {expected}, found {found}")
+        if header.range_rows % header.group_size:
+            raise CacheError(f"{path}: damaged: ranges of {header.range_rows} are no groups of {header.group_size}")
         if header.format not in FORMATS:
             raise CacheError(f"{path}: damaged: expected a format of {FORMATS}, found {header.format!r:.40}")
         return header

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from diffcache.errors import CacheError
 from diffcache.setting import Setting
 
-FORMAT_VERSION = 1
 PAGE = 4096
 CHUNK_BYTES = 64 * 2**20
 RANGE_ROWS = 1024
+RANGE_PIXELS = 2**24
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SEGMENT = re.compile(r"segment-(\d{5})")
@@ -61,9 +61,14 @@ def chunk_rows(rows: int, row_bytes: int) -> int:
     return math.ceil(even / align) * align
 
 
-def range_rows(group_size: int) -> int:
-    """Rows of a range: the multiple of the group size that is nearest to 1024, at least one group."""
-    return max(1, round(RANGE_ROWS / group_size)) * group_size
+def range_rows(group_size: int, *, image_size: int = 1) -> int:
+    """Rows of a range: whole groups, about 1,024 rows, or fewer where images are large.
+
+    What is killed loses a range, so a range of large images, which pass a large network, is shorter: as many
+    as have 2**24 pixels together, 256 of 256x256.
+    """
+    rows = min(RANGE_ROWS, max(1, RANGE_PIXELS // image_size**2))
+    return max(1, round(rows / group_size)) * group_size
 
 
 def ranges(segment: int, rows: int, step: int) -> Iterator[RowRange]:

@@ -13,7 +13,8 @@ from diffcache.cache.disk import flush_folder, remove, write_whole
 from diffcache.cache.extents import RawFiles
 from diffcache.cache.layout import RowRange
 from diffcache.cache.receipts import Receipt, binding
-from diffcache.errors import CacheError
+from diffcache.cache.statistics import Moments, combine, measure
+from diffcache.errors import CacheError, StorageOverflowError
 from diffcache.recipe import Plain
 from diffcache.setting import Setting
 
@@ -70,6 +71,7 @@ class Part:
         self._arrays = {setting: store.array(setting, segment=rows.segment) for setting in self.settings}
         self._next = dict.fromkeys(self.settings, rows.start)
         self._digests = {s: hashlib.sha256(binding(store.fingerprint, s, rows)) for s in self.settings}
+        self._moments: dict[Setting, list[Moments]] = {setting: [] for setting in self.settings}
         self._segment = segment
         self._files = RawFiles(store.path)
         self._done = False
@@ -96,16 +98,18 @@ class Part:
             self._mask(again & receipt.settings.keys(), 0)
             revoke(self._store, receipt, again)
 
-    def write(self, setting: Setting, start: int, values: np.ndarray[Any, Any]) -> None:
-        """Write the next rows of a setting.
+    def write(self, setting: Setting, start: int, values: np.ndarray[Any, Any], *, saturated: int = 0) -> None:
+        """Write the next rows of a setting; marked rows become zeros and count in no statistics.
 
         Args:
             setting: one of the part's.
             start: the segment's row that the first value is of; where the last write of it ended.
             values: (k, C, H, W) of the storage type.
+            saturated: how many of the values stand for larger ones that the storage type cannot hold.
 
         Raises:
             CacheError: the rows are not the next ones, or shape or type differ from the array's.
+            StorageOverflowError: a value is not finite.
         """
         where = f"{self._store.path}: {setting}"
         if self._done:
@@ -123,7 +127,20 @@ class Part:
                 f"{where}: expected rows from {self._next[setting]} to at most {self.rows.stop - 1}, "
                 f"got {start} to {start + len(values) - 1}"
             )
+        first = self._segment.first_row + start
+        marked = [row - first for row in self._store.marks if 0 <= row - first < len(values)]
+        usable = values
+        if marked:
+            values = values.copy()
+            values[marked] = 0
+            usable = np.delete(values, marked, axis=0)
         values = np.ascontiguousarray(values)
+        if (moments := measure(usable, saturated=saturated)) is not None:
+            if not np.isfinite(moments["mean"]):
+                raise StorageOverflowError(
+                    f"{where}, {self.rows}: features must be finite numbers, got some that are not"
+                )
+            self._moments[setting].append(moments)
         self._files.write(extents, start, values)
         self._digests[setting].update(values.reshape(-1).view(np.uint8).data)
         self._next[setting] = start + len(values)
@@ -134,7 +151,6 @@ class Part:
         *,
         provenance: Mapping[str, Plain] | None = None,
         fallbacks: Iterable[Mapping[str, Plain]] = (),
-        statistics: Mapping[Setting, Mapping[str, Plain]] | None = None,
     ) -> Receipt:
         """Flush all that was written, then write the receipt: from here on the rows exist.
 
@@ -142,7 +158,6 @@ class Part:
             content_hashes: uint8 (rows, 32), SHA-256 of each image.
             provenance: what can only move last bits, and when and how the rows were made.
             fallbacks: what was used in place of what was asked for.
-            statistics: plain values about each setting's rows.
 
         Raises:
             CacheError: rows are missing, or an image differs from what another pass saw in its row.
@@ -173,7 +188,9 @@ class Part:
             content=content,
             provenance=dict(provenance or {}),
             fallbacks=tuple(dict(item) for item in fallbacks),
-            statistics={setting: dict(value) for setting, value in (statistics or {}).items()},
+            statistics={
+                setting: combined for setting in self.settings if (combined := combine(self._moments[setting]))
+            },
         )
         write_whole(receipt.path(store.path), receipt.seal(), tmp=store.path / "tmp")
         store.ledger.add(receipt)

@@ -10,9 +10,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from diffcache.cache import sealed
-from diffcache.cache.layout import FORMAT_VERSION, RowRange, segment_name
+from diffcache.cache.layout import RowRange, segment_name
 from diffcache.errors import CacheError, SettingError
-from diffcache.recipe import Plain, canonical_json
+from diffcache.recipe import FORMAT_VERSION, Plain, canonical_json
 from diffcache.setting import Pass, Setting
 
 FOLDER = "receipts"
@@ -31,7 +31,7 @@ class Receipt:
         content: SHA-256 of the rows' content hashes, uint8 (rows, 32).
         provenance: what can only move a feature's last bits, and when and how it was made.
         fallbacks: what was used in place of what was asked for.
-        statistics: of each setting's values in these rows, where they were taken.
+        statistics: of each setting's values in these rows; see :mod:`diffcache.cache.statistics`.
     """
 
     fingerprint: str

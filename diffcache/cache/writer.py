@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,13 @@ from diffcache.cache.disk import (
     require_room,
     write_whole,
 )
-from diffcache.cache.extents import RawFiles
+from diffcache.cache.extents import Extents, RawFiles
 from diffcache.cache.format import ArraySpec, Format, get_format
-from diffcache.cache.layout import RowRange, array_setting, segment_name, segment_number
+from diffcache.cache.layout import RowRange, array_name, array_setting, segment_name, segment_number
 from diffcache.cache.part import Part, revoke
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.samples import Samples
+from diffcache.cache.skeleton import skeleton
 from diffcache.errors import CacheError, DiffcacheError, SettingError
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.setting import Setting
@@ -104,12 +106,19 @@ class Writer:
             with disk_full(draft, 0):
                 features, committed = self._format.create_array(draft, spec, samples, store.header.attributes())
             flush_tree(draft)
+            array = self._stored(spec, features, committed, draft, list(draft.iterdir()))
             place = self._root / self._format.folder / segment_name(number)
             for path in sorted(draft.iterdir(), reverse=True):
                 move_in(path, place / path.name)
         finally:
             remove(draft)
-        self._list_array(StoredArray(spec, features, committed))
+        self._list_array(array)
+
+    def _stored(
+        self, spec: ArraySpec, features: Extents, committed: Extents, folder: Path, entries: list[Path]
+    ) -> StoredArray:
+        place = f"{self._format.folder}/{segment_name(spec.segment)}"
+        return StoredArray(spec, features, committed, skeleton(folder, entries, (features, committed), place=place))
 
     def _list_array(self, array: StoredArray) -> None:
         """From here on the array exists."""
@@ -165,6 +174,8 @@ class Writer:
         }
         write_whole(catalog.marks_path(self._root, segment.number), catalog.seal_marks(marks), tmp=self._tmp)
         self.store.marks[row] = reason
+        with RawFiles(self._root) as files:  # may be lost in a crash; the next writer sets it by the file
+            files.write(segment.marked, row - segment.first_row, np.ones(1, np.uint8))
 
     def begin(self, rows: RowRange, settings: Iterable[Setting]) -> Part:
         """A part to write; see :class:`Part`. What it overwrites is no longer committed."""
@@ -197,6 +208,7 @@ class Writer:
             self._tidy_arrays(segment)
         with RawFiles(self._root) as files:
             for segment in self.store.segments:
+                self._set_marked(files, segment)
                 for setting in sorted(self.store.settings_by_segment[segment.number]):
                     self._set_mask(files, setting, segment)
 
@@ -234,7 +246,18 @@ class Writer:
         except DiffcacheError as error:
             self._on_event(Notice(f"{error}; those rows are computed again"))
             return
-        self._list_array(StoredArray(spec, features, committed))
+        folder = self._root / self._format.folder / segment_name(segment.number)
+        entries = self._format.arrays(folder)[array_name(setting)]
+        self._list_array(self._stored(spec, features, committed, folder, entries))
+
+    def _set_marked(self, files: RawFiles, segment: Segment) -> None:
+        wanted = np.zeros(segment.rows, np.uint8)
+        for row in self.store.marks:
+            if 0 <= row - segment.first_row < segment.rows:
+                wanted[row - segment.first_row] = 1
+        with suppress(CacheError):  # the file is gone or cut off: verify says so, and repairs it
+            if not np.array_equal(files.read(segment.marked, 0, segment.rows), wanted):
+                files.write(segment.marked, 0, wanted)
 
     def _set_mask(self, files: RawFiles, setting: Setting, segment: Segment) -> None:
         """The committed bytes may lag behind the receipts by a crash, or run ahead where a receipt was lost."""
@@ -254,6 +277,30 @@ def create_segment(
     if not len(samples):
         raise CacheError(f"{header.images}/{header.split}: there are no images to make rows for")
     with disk_full(draft, 0):
-        content_hash = format_.create_segment(draft, samples, header.attributes(), segment=number)
+        content_hash, marked = format_.create_segment(draft, samples, header.attributes(), segment=number)
     flush_tree(draft)
-    return Segment(number, first_row, len(samples), samples.checksum(), content_hash)
+    return list_segment(format_, draft, samples, header, (content_hash, marked), number=number, first_row=first_row)
+
+
+def list_segment(
+    format_: Format,
+    folder: Path,
+    samples: Samples,
+    header: Header,
+    extents: tuple[Extents, Extents],
+    *,
+    number: int,
+    first_row: int,
+) -> Segment:
+    """The facts that list a segment whose files are in ``folder``."""
+    place = f"{format_.folder}/{segment_name(number)}"
+    return Segment(
+        number=number,
+        first_row=first_row,
+        rows=len(samples),
+        samples=samples.checksum(),
+        content_hash=extents[0],
+        marked=extents[1],
+        skeleton=skeleton(folder, format_.own_entries(folder), extents, place=place),
+        header=header.plain(),
+    )

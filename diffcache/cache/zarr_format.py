@@ -19,7 +19,7 @@ from diffcache.recipe import Plain
 from diffcache.setting import Setting
 
 COMMITTED = ".committed"
-_OWN = ("zarr.json", "id", "label", "content_hash")
+_OWN = ("zarr.json", "id", "label", "content_hash", "marked")
 _KEYS = {"name": "default", "separator": "."}
 
 
@@ -31,10 +31,19 @@ class ZarrFormat:
 
     def create_root(self, draft: Path, header: Mapping[str, Plain]) -> None:
         """The root group; its attributes are the header."""
-        _zarr().create_group(draft, zarr_format=3, attributes=dict(header))
+        draft.mkdir()
+        for name, data in self.root_files(header).items():
+            (draft / name).write_bytes(data)
 
-    def create_segment(self, draft: Path, samples: Samples, header: Mapping[str, Plain], *, segment: int) -> Extents:
-        """The segment's group: ``id`` and ``label``, coordinates of its xarray Dataset, and ``content_hash``."""
+    def root_files(self, header: Mapping[str, Plain]) -> dict[str, bytes]:
+        """The group's ``zarr.json``, in the same bytes with any version of zarr."""
+        group = {"zarr_format": 3, "node_type": "group", "attributes": dict(header)}
+        return {"zarr.json": json.dumps(group, indent=2, allow_nan=False).encode()}
+
+    def create_segment(
+        self, draft: Path, samples: Samples, header: Mapping[str, Plain], *, segment: int
+    ) -> tuple[Extents, Extents]:
+        """The group: ``id`` and ``label``, coordinates of its xarray Dataset, ``content_hash`` and ``marked``."""
         zarr, rows = _zarr(), len(samples)
         group = zarr.create_group(draft, zarr_format=3, attributes={"coordinates": "id label"})
         whole: dict[str, Any] = {"shape": (rows,), "chunks": (rows,), "dimension_names": ("sample",)}
@@ -42,9 +51,21 @@ class ZarrFormat:
         group.create_array("id", dtype=str, **whole)[:] = np.array(samples.ids, dtype=object)
         names = {"class_names": list(samples.class_names)}
         group.create_array("label", dtype="int64", attributes=names, **whole)[:] = samples.labels
-        extents = _extents(f"{self.folder}/{segment_name(segment)}/content_hash", "uint8", (rows, 32), rows)
-        _create(zarr, draft / "content_hash", extents, ("sample", "byte"), {"algorithm": "sha256"})
-        return extents
+        content_hash, marked = self._segment_extents(segment, rows)
+        _create(zarr, draft / "content_hash", content_hash, ("sample", "byte"), {"algorithm": "sha256"})
+        _create(zarr, draft / "marked", marked, ("sample",), {})
+        return content_hash, marked
+
+    def locate_segment(self, root: Path, *, segment: int, rows: int) -> tuple[Extents, Extents]:
+        """The layout decides it alone."""
+        return self._segment_extents(segment, rows)
+
+    def _segment_extents(self, segment: int, rows: int) -> tuple[Extents, Extents]:
+        place = f"{self.folder}/{segment_name(segment)}"
+        return (
+            _extents(f"{place}/content_hash", "uint8", (rows, 32), rows),
+            _extents(f"{place}/marked", "uint8", (rows,), rows),
+        )
 
     def create_array(
         self, draft: Path, spec: ArraySpec, samples: Samples, header: Mapping[str, Plain]
@@ -78,6 +99,10 @@ class ZarrFormat:
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CacheError(f"{path}: damaged: {error}") from None
         return ArraySpec(setting, str(block), str(dtype), (n, c, h, w), segment)
+
+    def own_entries(self, folder: Path) -> list[Path]:
+        """The group's own file, and the arrays that are not features."""
+        return [folder / name for name in _OWN]
 
     def arrays(self, folder: Path) -> dict[str, list[Path]]:
         """Every entry that is not the segment's own, under the name of its setting."""

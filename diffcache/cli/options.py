@@ -66,6 +66,10 @@ _KEYS = {
     "pool": "extract.pool",
     "draws": "extract.draws",
     "seed": "extract.seed",
+    "augmentation": "extract.augmentation",
+    "on_overflow": "extract.on_overflow",
+    "on_unreadable": "extract.on_unreadable",
+    "on_changed": "extract.on_changed",
     "format": "extract.format",
     "dtype": "extract.dtype",
     "batch_size": "extract.batch_size",
@@ -115,7 +119,13 @@ extract_options = _all(
     click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Type of the stored values."),
     click.option("--batch-size", type=_BatchSize(), help="Images computed together."),
     click.option("--decode-threads", type=int, metavar="N", help="Threads that decode images."),
-    click.option("--seed", type=int, help="Seed of the noise."),
+    click.option("--seed", type=int, help="Seed of the noise and of the augmentation."),
+    click.option(
+        "--augmentation", type=click.Choice(["none", "flip", "crop_flip"]), help="What draws after 0 do to an image."
+    ),
+    click.option("--on-overflow", type=click.Choice(["error", "saturate"]), help="Values that float16 cannot hold."),
+    click.option("--on-unreadable", type=click.Choice(["error", "mark"]), help="Images that cannot be decoded."),
+    click.option("--on-changed", type=click.Choice(["error", "mark"]), help="Images removed or changed since."),
 )
 
 backbone_options = _all(

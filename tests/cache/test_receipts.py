@@ -101,7 +101,9 @@ def test_hostile_json(text: str) -> None:
 
 
 def segments() -> list[Segment]:
-    return [Segment(0, 0, 200, "c" * 64, Extents("uint8", (200, 32), 200, (Run("x", 0, 200),)))]
+    hashes = Extents("uint8", (200, 32), 200, (Run("x", 0, 200),))
+    marked = Extents("uint8", (200,), 200, (Run("y", 0, 200),))
+    return [Segment(0, 0, 200, "c" * 64, hashes, marked, "d" * 64, {})]
 
 
 def test_ledger_adds_and_drops() -> None:
