@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from diffcache.backbones import load_card, open_backbone
-    from diffcache.cache import Cache, Features, Store, open_cache
+    from diffcache.cache import Cache, Features, Store, convert_store, export_features, import_features, open_cache
     from diffcache.config import head_config, load_pipeline
     from diffcache.errors import DiffcacheError
     from diffcache.extraction import extract
@@ -30,10 +30,13 @@ _HOME = {
     "Run": "heads",
     "Setting": "setting",
     "Store": "cache",
+    "convert_store": "cache",
+    "export_features": "cache",
     "extract": "extraction",
     "find_runs": "heads",
     "grid": "setting",
     "head_config": "config",
+    "import_features": "cache",
     "load_card": "backbones",
     "load_pipeline": "config",
     "load_run": "heads",
@@ -51,10 +54,13 @@ __all__ = [
     "Run",
     "Setting",
     "Store",
+    "convert_store",
+    "export_features",
     "extract",
     "find_runs",
     "grid",
     "head_config",
+    "import_features",
     "load_card",
     "load_pipeline",
     "load_run",

@@ -208,7 +208,7 @@ class ImagesConfig:
 
     Attributes:
         name: the image set's name, part of a store's key.
-        splits: split name to its place; ``train`` and ``test``.
+        splits: split name to its place; ``train`` and ``test``, which pipelines of imported features need not have.
         class_names: names of the classes in label order, where the files do not tell them.
     """
 
@@ -219,21 +219,36 @@ class ImagesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """The frozen network.
+    """The frozen network, or the name under which features that it made elsewhere were imported.
 
     Attributes:
-        card: name of a card (``diffcache blocks`` lists them), or path of a card file.
+        card: name of a card (``diffcache blocks`` lists them), or path of a card file; empty for imported features.
+        imported: name that features were imported under, in place of a card and all else.
         weights: file of weights; a card with weights of its own needs none.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...
         condition: a class number or ``"mean"``; for class-conditional networks.
     """
 
-    card: str | Path = _field(card)
+    card: str | Path = _field(card, "")
+    imported: str | None = _field(name, None)
     weights: Path | None = _field(file_path, None)
     precision: str = _field(one_of(AUTO, "fp32", "bf16", "fp16"), AUTO)
     device: str = _field(text, AUTO)
     condition: str | int | None = _field(condition, None)
+
+    def require(self, where: str) -> None:
+        """Raise ConfigError unless there is either a card or a name of imported features, which is all of it then."""
+        if self.imported is None:
+            if not self.card:
+                raise ConfigError(f'{where}: card is missing; or name features made elsewhere, with imported = "NAME"')
+            return
+        own = BackboneConfig(imported=self.imported, device=self.device)  # heads take their device from it
+        for key in ("card", "weights", "precision", "condition"):
+            if getattr(self, key) != getattr(own, key):
+                raise ConfigError(
+                    f"{where}.{key}: imported features have no {key}; leave it out, or leave out imported"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +262,7 @@ class ExtractConfig:
         augmentation: what draws after 0 do to the image: ``none``, ``flip`` or ``crop_flip``.
         format: ``zarr`` or ``hdf5``; of new stores.
         dtype: type of the stored values.
+        derive: whether a smaller pool is served from a stored larger one, and not computed.
         on_overflow: what becomes of values that float16 cannot hold: ``error``, or ``saturate``, recorded.
         on_unreadable: what becomes of an image that cannot be decoded: ``error``, or ``mark`` its row.
         on_changed: what becomes of images that were removed or changed since they were extracted:
@@ -263,6 +279,7 @@ class ExtractConfig:
     augmentation: str = _field(one_of("none", "flip", "crop_flip"), "none")
     format: str = _field(one_of("zarr", "hdf5"), "zarr")
     dtype: str = _field(one_of("float16", "float32"), "float16")
+    derive: bool = _field(flag, True)
     on_overflow: str = _field(one_of("error", "saturate"), "error")
     on_unreadable: str = _field(one_of("error", "mark"), "error")
     on_changed: str = _field(one_of("error", "mark"), "error")
@@ -433,7 +450,9 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
 
     where = str(file)
     _known(values, ("name", "cache", "runs", "images", "backbone", "extract", "heads"), where)
-    for needed in ("images", "backbone", "extract"):
+    backbone = values.get("backbone")
+    imported = isinstance(backbone, Mapping) and backbone.get("imported") is not None
+    for needed in ("images", "backbone") if imported else ("images", "backbone", "extract"):
         if needed not in values:
             raise ConfigError(f"{where}: the table [{needed}] is missing")
     folder = file.absolute().parent
@@ -441,15 +460,22 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
     def place(key: str, default: str) -> Path:
         return _within(folder, file_path(values.get(key, default), f"{where}: {key}"))
 
+    network = _read(BackboneConfig, backbone, f"{where}: backbone", folder)
+    network.require(f"{where}: backbone")
+    heads = _heads(_table(values.get("heads", {}), f"{where}: heads"), f"{where}: heads")
+    if imported and heads.pixels:
+        raise ConfigError(
+            f"{where}: heads.pixels: expected false where features are imported: their images are unknown"
+        )
     return Pipeline(
         name=name(values.get("name", file.stem), f"{where}: name"),
         file=file,
         cache=place("cache", "../cache"),
         runs=place("runs", "../runs"),
-        images=_images(_table(values["images"], f"{where}: images"), f"{where}: images", folder),
-        backbone=_read(BackboneConfig, values["backbone"], f"{where}: backbone", folder),
-        extract=_read(ExtractConfig, values["extract"], f"{where}: extract", folder),
-        heads=_heads(_table(values.get("heads", {}), f"{where}: heads"), f"{where}: heads"),
+        images=_images(_table(values["images"], f"{where}: images"), f"{where}: images", folder, imported=imported),
+        backbone=network,
+        extract=_extract(values.get("extract", {}), f"{where}: extract", folder, imported=imported),
+        heads=heads,
     )
 
 
@@ -479,13 +505,29 @@ def head_fields(config: HeadConfig) -> dict[str, Any]:
     }
 
 
-def _images(values: dict[str, Any], where: str, folder: Path) -> ImagesConfig:
+def _extract(values: Any, where: str, folder: Path, *, imported: bool) -> ExtractConfig:
+    """The grid; of imported features it has one setting, which the table need not name."""
+    if not imported:
+        read: ExtractConfig = _read(ExtractConfig, values, where, folder)
+        return read
+    one = {"t": "-", "b": 1, "pool": 0}
+    read = _read(ExtractConfig, {**one, **_table(values, where)}, where, folder)
+    if read.settings != (Setting(None, 1, 0),):
+        raise ConfigError(
+            f"{where}: imported features have the one setting t-/b1/pool0; leave out t, b, pool and draws"
+        )
+    return read
+
+
+def _images(values: dict[str, Any], where: str, folder: Path, *, imported: bool) -> ImagesConfig:
     _known(values, ("name", "format", "class_names", *SPLITS), where)
     if "name" not in values:
         raise ConfigError(f"{where}: name is missing")
     splits = {}
     for split in SPLITS:
         if split not in values:
+            if imported:  # where the images are does not matter
+                continue
             raise ConfigError(f"{where}: the table [images.{split}] is missing; both {' and '.join(SPLITS)} are needed")
         table = _table(values[split], f"{where}.{split}")
         shared = {"format": values["format"]} if "format" in values else {}

@@ -85,3 +85,34 @@ class TestNames:
     def test_unknown(self) -> None:
         with pytest.raises(AttributeError, match="no attribute 'open_cashe'"):
             diffcache.open_cashe
+
+
+MODULES_WITHOUT_TORCH = [
+    "diffcache.backbones",
+    "diffcache.backbones.recipes",
+    "diffcache.backbones.adm_config",
+    "diffcache.backbones.weights_file",
+    "diffcache.backbones.protocol",
+    "diffcache.compute",
+    "diffcache.compute.background",
+]
+
+
+@pytest.mark.parametrize("module", MODULES_WITHOUT_TORCH)
+def test_what_is_known_of_networks_and_devices_needs_no_torch(module: str) -> None:
+    assert "torch" not in loaded(f"import {module}")
+
+
+CARD_RECIPE = """
+from pathlib import Path
+from diffcache.backbones import card_recipe, load_card
+recipe = card_recipe(
+    load_card("fashion_mnist_32"),
+    weights=Path("data/fashion_mnist_32.safetensors"), precision="fp32", seed=0, dtype="float16",
+)
+assert len(recipe.weights) == 64
+"""
+
+
+def test_the_recipe_of_a_card() -> None:
+    assert "torch" not in loaded(CARD_RECIPE)

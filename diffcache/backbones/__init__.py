@@ -1,10 +1,22 @@
-"""The frozen networks: cards that describe them, and one protocol that stage one sees."""
+"""The frozen networks: cards that describe them, and one protocol that stage one sees.
 
-from diffcache.backbones.adm import ADM, AdmConfig
-from diffcache.backbones.card import Card, card_names, load_card
-from diffcache.backbones.opening import KINDS, open_backbone
-from diffcache.backbones.pixels import PixelsBackbone
-from diffcache.backbones.protocol import Backbone, BlockInfo, check_blocks, check_setting
+What is listed here is loaded when it is used: cards and recipes import no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffcache.backbones.adm import ADM
+    from diffcache.backbones.adm_config import AdmConfig
+    from diffcache.backbones.card import Card, card_names, load_card, pixels_card
+    from diffcache.backbones.costs import parameter_count, pass_flops, working_memory
+    from diffcache.backbones.opening import KINDS, open_backbone
+    from diffcache.backbones.pixels import PixelsBackbone
+    from diffcache.backbones.protocol import Backbone, BlockInfo, check_blocks, check_setting
+    from diffcache.backbones.recipes import card_recipe
 
 __all__ = [
     "ADM",
@@ -15,8 +27,43 @@ __all__ = [
     "Card",
     "PixelsBackbone",
     "card_names",
+    "card_recipe",
     "check_blocks",
     "check_setting",
     "load_card",
     "open_backbone",
+    "parameter_count",
+    "pass_flops",
+    "pixels_card",
+    "working_memory",
 ]
+
+_HOME = {
+    "ADM": "adm",
+    "KINDS": "opening",
+    "AdmConfig": "adm_config",
+    "Backbone": "protocol",
+    "BlockInfo": "protocol",
+    "Card": "card",
+    "PixelsBackbone": "pixels",
+    "card_names": "card",
+    "card_recipe": "recipes",
+    "check_blocks": "protocol",
+    "check_setting": "protocol",
+    "load_card": "card",
+    "open_backbone": "opening",
+    "parameter_count": "costs",
+    "pass_flops": "costs",
+    "pixels_card": "card",
+    "working_memory": "costs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -10,126 +10,16 @@ Maps stay in ``channels_last`` memory all the way: attention works on the same b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffcache.backbones.adm_config import GROUPS, AdmConfig
 from diffcache.backbones.protocol import BlockInfo, check_blocks
-from diffcache.errors import ConfigError, brief
-
-_GROUPS = 32
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1_000
-
-
-_KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "int": ("a whole number, 1 to 1,000,000", _whole),
-    "int | None": ("a whole number, 1 to 1,000,000", lambda value: value is None or _whole(value)),
-    "bool": ("true or false", lambda value: isinstance(value, bool)),
-    "float": ("a number, 0 or more, under 1", lambda value: value == 0 or (_positive(value) and value < 1)),
-    "tuple[int, ...]": (
-        "a list of whole numbers of at least 1",
-        lambda value: isinstance(value, list | tuple) and all(map(_whole, value)),
-    ),
-    "tuple[float, ...]": (
-        "a list of 1 to 20 numbers above 0, at most 1,000",
-        lambda value: isinstance(value, list | tuple) and 1 <= len(value) <= 20 and all(map(_positive, value)),
-    ),
-}
-"""Type of a field: what it may hold, in words and as a check."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdmConfig:
-    """The architecture of an ADM.
-
-    Attributes:
-        image_size: height and width of the input.
-        in_channels: channels of the image; a super-resolution network takes as many again.
-        model_channels: channels at the first level.
-        out_channels: channels of the output; twice the image's where the variance is learned.
-        num_res_blocks: residual blocks a level on the way down; one more on the way up.
-        attention_resolutions: downsampling factors at which blocks have attention.
-        channel_mult: channels of each level over ``model_channels``.
-        num_head_channels: channels of an attention head; -1 to go by ``num_heads``.
-        num_heads: attention heads, where ``num_head_channels`` is -1.
-        use_scale_shift_norm: whether the time embedding scales and shifts the second group norm
-            (AdaGN, equation 3 of appendix B) or is only added.
-        resblock_updown: whether residual blocks change the resolution, or plain convolutions do.
-        use_new_attention_order: whether queries, keys and values are split before the heads.
-        num_classes: classes of a class-conditional network.
-        super_res: whether the network also takes a low-resolution image.
-        dropout: in the residual blocks; matters only in training.
-    """
-
-    image_size: int
-    in_channels: int
-    model_channels: int
-    out_channels: int
-    num_res_blocks: int
-    attention_resolutions: tuple[int, ...]
-    channel_mult: tuple[float, ...]
-    num_head_channels: int = -1
-    num_heads: int = 1
-    use_scale_shift_norm: bool = True
-    resblock_updown: bool = True
-    use_new_attention_order: bool = False
-    num_classes: int | None = None
-    super_res: bool = False
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._check_types()
-        object.__setattr__(self, "attention_resolutions", tuple(self.attention_resolutions))
-        object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
-        smallest = 2 ** (len(self.channel_mult) - 1)
-        if self.image_size % smallest:
-            raise ConfigError(
-                f"AdmConfig: {len(self.channel_mult)} levels need an image_size that {smallest} divides, "
-                f"got {self.image_size}"
-            )
-        for level, multiple in enumerate(self.channel_mult):
-            channels = int(multiple * self.model_channels)
-            if channels % _GROUPS:
-                raise ConfigError(
-                    f"AdmConfig: group norm needs a multiple of {_GROUPS} channels, got {channels} "
-                    f"(channel_mult {multiple:g} x model_channels {self.model_channels})"
-                )
-            with_attention = 2**level in self.attention_resolutions or level == len(self.channel_mult) - 1
-            width = self.num_heads if self.num_head_channels == -1 else self.num_head_channels
-            if with_attention and channels % width:
-                what = "num_heads" if self.num_head_channels == -1 else "num_head_channels"
-                raise ConfigError(
-                    f"AdmConfig: {what} must divide the channels of blocks with attention, got {width} and {channels}"
-                )
-
-    def _check_types(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            expected, fits = _KINDS[str(field.type)]
-            if not fits(value) and not (field.name == "num_head_channels" and value == -1):
-                raise ConfigError(f"AdmConfig: {field.name} must be {expected}, got {brief(value)}")
-
-    def plain(self) -> dict[str, Any]:
-        """The architecture as JSON values, without dropout, which decides no feature."""
-        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        del values["dropout"]
-        return values
-
-    def heads(self, channels: int) -> int:
-        """How many attention heads a block of so many channels has."""
-        return self.num_heads if self.num_head_channels == -1 else channels // self.num_head_channels
+from diffcache.errors import ConfigError
 
 
 class ADM(nn.Module):
@@ -206,7 +96,7 @@ class ADM(nn.Module):
                 shapes.append((channels, factor))
 
         self.out = nn.Sequential(
-            nn.GroupNorm(_GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, config.out_channels, 3, padding=1)
+            nn.GroupNorm(GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, config.out_channels, 3, padding=1)
         )
         sides = [config.image_size // factor for _, factor in shapes]
         self.blocks = tuple(
@@ -335,6 +225,9 @@ class ADM(nn.Module):
 
 
 def _zeros(like: Tensor, device: torch.device) -> Tensor:
+    """Zeros in place of a tensor of the ``meta`` device."""
+    if device.type == "meta":
+        return like
     if device.type == "cpu":
         # NumPy asks the kernel for zeroed pages, which take no time until they are written.
         return torch.from_numpy(np.zeros(like.shape, np.float32))
@@ -405,10 +298,10 @@ class ResBlock(nn.Module):
         super().__init__()
         self.change = change
         self.scale_shift = scale_shift
-        self.in_layers = nn.Sequential(nn.GroupNorm(_GROUPS, c_in), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, padding=1))
+        self.in_layers = nn.Sequential(nn.GroupNorm(GROUPS, c_in), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, 2 * c_out if scale_shift else c_out))
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(_GROUPS, c_out), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(c_out, c_out, 3, padding=1)
+            nn.GroupNorm(GROUPS, c_out), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(c_out, c_out, 3, padding=1)
         )
         self.skip_connection = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
 
@@ -442,7 +335,7 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.heads = heads
         self.split_first = split_first
-        self.norm = nn.GroupNorm(_GROUPS, channels)
+        self.norm = nn.GroupNorm(GROUPS, channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 

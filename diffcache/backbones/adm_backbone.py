@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffcache.backbones.adm import ADM, AdmConfig
+from diffcache.backbones.adm import ADM
+from diffcache.backbones.adm_config import adm_config
 from diffcache.backbones.card import Card
-from diffcache.backbones.checkpoint import file_hash, file_state, load_weights
+from diffcache.backbones.checkpoint import load_weights
 from diffcache.backbones.protocol import BlockInfo
+from diffcache.backbones.recipes import check_arguments, known_recipe, told_class
+from diffcache.backbones.weights_file import content_hash, file_hash, file_state, forget_hash
 from diffcache.compute import torch_dtype
 from diffcache.diffusion import Schedule
-from diffcache.errors import ConfigError, MissingError, WeightsError
+from diffcache.errors import ConfigError, WeightsError
 from diffcache.events import Fallback
-from diffcache.recipe import Recipe
+from diffcache.recipe import Plain, Recipe
+
+_DRAWN = 1 << 20  # random numbers, for weights that only take time
 
 
 class AdmBackbone:
@@ -40,33 +45,18 @@ class AdmBackbone:
     def __init__(
         self, card: Card, weights: Path | None, *, device: torch.device, precision: str, condition: str | int | None
     ) -> None:
+        check_arguments(card, weights, condition=condition)
         self.config = adm_config(card)
-        if card.schedule is None:
-            raise ConfigError(f"card {card.name}: a diffusion network needs a [schedule]")
+        assert card.schedule is not None
         self.card = card
         self.schedule: Schedule = card.schedule
         self.weights = weights
         self.device = device
         self.precision = precision
         self.fallbacks: tuple[Fallback, ...] = ()
-        self.condition = self._check(condition)
+        self.condition = told_class(card, self.config, condition)
+        self._random = False
         self._hashed: tuple[str, str] | None = None  # state of the file of weights, and its hash
-        if weights is not None and not weights.is_file():
-            raise MissingError(f"{weights}: no such file of weights{_where_to_find(card)}")
-
-    def _check(self, condition: str | int | None) -> str | int | None:
-        classes = self.config.num_classes
-        if classes is None:
-            if condition is not None:
-                raise ConfigError(f"condition: card {self.card.name} takes no classes, got {condition!r}")
-            return None
-        if condition is None or condition == "mean":
-            return "mean"
-        if isinstance(condition, bool) or not isinstance(condition, int) or not 0 <= condition < classes:
-            raise ConfigError(
-                f'condition: card {self.card.name} has classes 0 to {classes - 1}, or "mean", got {condition!r}'
-            )
-        return condition
 
     @cached_property
     def blocks(self) -> tuple[BlockInfo, ...]:
@@ -74,23 +64,18 @@ class AdmBackbone:
         with torch.device("meta"):
             return ADM(self.config).blocks
 
-    def recipe(self, *, seed: int, dtype: str) -> Recipe:
-        """See :class:`diffcache.backbones.Backbone`; hashes the file of weights."""
-        conditioning: dict[str, Any] = {}
-        if self.condition is not None:
-            conditioning["class"] = self.condition
-        if self.config.super_res:
-            conditioning["low_res"] = self._low_res_size
-        return Recipe(
-            backbone="adm",
-            architecture=self.config.plain(),
-            weights=self._weights_hash(),
-            schedule=self.schedule.plain(),
-            preprocessing=self.card.preprocessing.plain(),
-            conditioning=conditioning or None,
-            seed=seed,
+    def recipe(self, *, seed: int, dtype: str, augmentation: Mapping[str, Plain] | None = None) -> Recipe:
+        """See :class:`diffcache.backbones.Backbone`; hashes the file of weights, if that is not remembered."""
+        if self._random:
+            raise ConfigError(f"card {self.card.name}: random weights, to measure times; their features have no recipe")
+        return known_recipe(
+            self.card,
+            weights_hash=self._weights_hash(),
             precision=self.precision,
+            condition=self.condition,
+            seed=seed,
             dtype=dtype,
+            augmentation=augmentation,
         )
 
     def _weights_hash(self) -> str | None:
@@ -100,10 +85,6 @@ class AdmBackbone:
             self._hashed = (file_state(self.weights), file_hash(self.weights))
         return self._hashed[1]
 
-    @property
-    def _low_res_size(self) -> int:
-        return self.config.image_size // 4  # both published upsamplers enlarge four times
-
     def load(self) -> None:
         """Read the weights now; see :class:`diffcache.backbones.Backbone`."""
         self.network  # noqa: B018
@@ -111,16 +92,54 @@ class AdmBackbone:
     @cached_property
     def network(self) -> ADM:
         """The network with its weights, on the device, in its precision."""
+        if self._random:
+            return self._random_network()
         if self.weights is None:
-            raise ConfigError(f"card {self.card.name}: name its file of weights{_where_to_find(self.card)}")
+            raise ConfigError(f"card {self.card.name}: name its file of weights{self.card.weights_hint}")
         with torch.device("meta"):
             network = ADM(self.config)
-        load_weights(network, self.weights, card=self.card.name)
-        if self._hashed is not None and file_state(self.weights) != self._hashed[0]:
-            raise WeightsError(f"{self.weights}: changed since it was hashed; run the same command again")
+        state = file_state(self.weights)
+        # The hash that names the features may only be remembered, so the content is hashed beside the loading.
+        with ThreadPoolExecutor(1, thread_name_prefix="diffcache-hash") as thread:
+            hashing = thread.submit(content_hash, self.weights)
+            load_weights(network, self.weights, card=self.card.name)
+            network = self._ready(network)
+            digest = hashing.result()
+        self._check_hash(self.weights, state, digest)
+        return network
+
+    def _check_hash(self, weights: Path, state: str, digest: str) -> None:
+        """Raise WeightsError unless what was loaded, in this state and of this content, is what the recipe names."""
+        if self._hashed is None:
+            self._hashed = (state, digest)
+        if file_state(weights) != self._hashed[0]:
+            raise WeightsError(f"{weights}: changed since it was hashed; run the same command again")
+        if digest != self._hashed[1]:
+            forget_hash(weights)
+            raise WeightsError(
+                f"{weights}: the remembered hash {self._hashed[1][:12]} was wrong, the content has {digest[:12]}; "
+                "it is forgotten: run the same command again"
+            )
+
+    def _ready(self, network: ADM) -> ADM:
         network.eval().requires_grad_(False)
         network.to(self.device, dtype=torch_dtype(self.precision))
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
+
+    def for_timing(self) -> AdmBackbone:
+        """See :class:`diffcache.backbones.Backbone`; without a file of weights a copy that draws random ones."""
+        if self.weights is not None or self._random:
+            return self
+        other = AdmBackbone(self.card, None, device=self.device, precision=self.precision, condition=self.condition)
+        other._random = True
+        return other
+
+    def _random_network(self) -> ADM:
+        with self.device:
+            network = ADM(self.config)
+        if self.device.type != "meta":  # which has no numbers
+            _fill(network)
+        return self._ready(network)
 
     @torch.inference_mode()
     def features(
@@ -133,7 +152,7 @@ class AdmBackbone:
         y = None
         if self.condition is not None:
             y = self._class_embedding.expand(n, -1)
-        low_res = F.adaptive_avg_pool2d(x0, self._low_res_size) if self.config.super_res else None
+        low_res = F.adaptive_avg_pool2d(x0, self.config.low_res_size) if self.config.super_res else None
         steps = torch.full((n,), t, device=x0.device)
         x = self.schedule.q_sample(x0, t, noise=noise)
         # fp32 means fp32: cuDNN's convolutions would take TF32 for it, with 10 bits of fraction.
@@ -148,22 +167,11 @@ class AdmBackbone:
         return table.float().mean(0, keepdim=True).to(table.dtype)
 
 
-def adm_config(card: Card) -> AdmConfig:
-    """The architecture of a card.
-
-    Raises:
-        ConfigError: it does not make a network, or the preprocessing gives other images than it takes.
-    """
-    try:
-        config = AdmConfig(**card.architecture)
-    except (TypeError, ConfigError) as error:  # TypeError: an unknown or missing key
-        raise ConfigError(f"card {card.name}: architecture: {error}") from None
-    given, taken = card.preprocessing.shape, (config.in_channels, config.image_size, config.image_size)
-    if given != taken:
-        raise ConfigError(f"card {card.name}: preprocessing gives images {given}, the architecture takes {taken}")
-    return config
-
-
-def _where_to_find(card: Card) -> str:
-    usual = f"; card {card.name} expects {card.weights_file}" if card.weights_file else ""
-    return usual + (f", published at {card.weights_url}" if card.weights_url else "")
+@torch.no_grad()
+def _fill(network: ADM) -> None:
+    """Numbers of the usual size in all weights, over and over the same: drawing half a billion takes long."""
+    drawn = torch.rand(_DRAWN, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for parameter in network.parameters():
+        numbers = drawn.to(parameter.device) / max(1, parameter[0].numel()) ** 0.5
+        for piece in parameter.view(-1).split(_DRAWN):
+            piece.copy_(numbers[: len(piece)])

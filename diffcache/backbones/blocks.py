@@ -16,7 +16,7 @@ def card_blocks(card: Card) -> tuple[BlockInfo, ...]:
     import torch
 
     from diffcache.backbones.adm import ADM
-    from diffcache.backbones.adm_backbone import adm_config
+    from diffcache.backbones.adm_config import adm_config
     from diffcache.backbones.pixels import PixelsBackbone
 
     with torch.device("meta"):

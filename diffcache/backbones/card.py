@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,32 @@ class Card:
     preprocessing: Preprocessing
     weights_file: str | None = None
     weights_url: str | None = None
+
+    @property
+    def has_network(self) -> bool:
+        """Whether there is a network at all; raw pixels have none."""
+        return self.kind != "pixels"
+
+    @property
+    def weights_hint(self) -> str:
+        """The end of an error line about a file of weights: which one is meant, and where it is published."""
+        usual = f"; card {self.name} expects {self.weights_file}" if self.weights_file else ""
+        return usual + (f", published at {self.weights_url}" if self.weights_url else "")
+
+
+def pixels_card(card: Card) -> Card:
+    """The card of what a network is given: the same preprocessing, and no network."""
+    title = f"the input of {card.name}, without a network"
+    return replace(
+        card,
+        name="pixels",
+        kind="pixels",
+        title=title,
+        architecture={},
+        schedule=None,
+        weights_file=None,
+        weights_url=None,
+    )
 
 
 def card_names() -> tuple[str, ...]:

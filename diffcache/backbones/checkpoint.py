@@ -1,12 +1,8 @@
-"""Files of weights: what is in them, by which hash they are known, and whether they fit a network."""
+"""Files of weights: what is in them, and whether they fit a network."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,68 +13,6 @@ from torch import Tensor, nn
 from diffcache.errors import MissingError, WeightsError
 
 _SHOWN = 3  # keys named in an error before "and N more"
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits.
-
-    A file that was hashed before is not read again while its size and time stamp stay the same; what
-    was found is kept in the user's own cache folder.
-
-    Raises:
-        MissingError: there is no such file.
-    """
-    key = f"{path.resolve()}|{file_state(path)}"
-    memory = _Memory()
-    if (known := memory.get(key)) is not None:
-        return known
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    memory.put(key, digest)
-    return digest
-
-
-def file_state(path: Path) -> str:
-    """What changes when a file is written or replaced: its size, times and place on the disk.
-
-    The time of change is among them: nobody can set it back, as copying tools do with the other one.
-
-    Raises:
-        MissingError: there is no such file.
-    """
-    try:
-        facts = path.stat()
-    except OSError:
-        raise MissingError(f"{path}: no such file of weights") from None
-    return f"{facts.st_size}|{facts.st_mtime_ns}|{facts.st_ctime_ns}|{facts.st_ino}"
-
-
-class _Memory:
-    """A small JSON file of hashes; losing it, or being unable to write it, costs only time."""
-
-    def __init__(self) -> None:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - never raises
-        self.file = Path(base) / "diffcache" / "weights.json"
-
-    def get(self, key: str) -> str | None:
-        found = self._read().get(key)
-        return found if isinstance(found, str) and len(found) == 64 else None
-
-    def put(self, key: str, digest: str) -> None:
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self.file.parent, delete=False) as file:
-                json.dump({**self._read(), key: digest}, file)
-            Path(file.name).replace(self.file)
-        except OSError:
-            return
-
-    def _read(self) -> dict[str, object]:
-        try:
-            found = json.loads(self.file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

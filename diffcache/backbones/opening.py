@@ -11,8 +11,8 @@ from diffcache.backbones.adm_backbone import AdmBackbone
 from diffcache.backbones.card import Card, load_card
 from diffcache.backbones.pixels import PixelsBackbone
 from diffcache.backbones.protocol import Backbone
+from diffcache.backbones.recipes import check_arguments
 from diffcache.compute import resolve_device, resolve_precision
-from diffcache.errors import ConfigError, nearest
 
 Opener = Callable[[Card, Path | None, torch.device, str, "str | int | None"], Backbone]
 
@@ -26,14 +26,11 @@ def _adm(
 def _pixels(
     card: Card, weights: Path | None, device: torch.device, precision: str, condition: str | int | None
 ) -> Backbone:
-    for what, value in (("weights", weights), ("condition", condition)):
-        if value is not None:
-            raise ConfigError(f"card {card.name}: raw pixels take no {what}, got {str(value)!r}")
     return PixelsBackbone(card, device=device)
 
 
 KINDS: Mapping[str, Opener] = {"adm": _adm, "pixels": _pixels}
-"""How each kind of card is opened; a new kind is one file and one line here."""
+"""How each kind of card is opened; a new kind is one file, one line here, and one in ``recipes.KINDS``."""
 
 
 def open_backbone(
@@ -63,9 +60,7 @@ def open_backbone(
     >>> backbone = open_backbone("256x256_diffusion_uncond", "256x256_diffusion_uncond.pt")  # doctest: +SKIP
     """
     card = load_card(card)
-    if card.kind not in KINDS:
-        raise ConfigError(f"card {card.name}: kind {card.kind!r}; {nearest(card.kind, KINDS)}")
+    file = None if weights is None else Path(weights)
+    check_arguments(card, file, condition=condition)
     where = resolve_device(device)
-    return KINDS[card.kind](
-        card, None if weights is None else Path(weights), where, resolve_precision(precision, where), condition
-    )
+    return KINDS[card.kind](card, file, where, resolve_precision(precision, where), condition)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
-from diffcache.backbones.card import Card
+from diffcache.backbones.card import Card, pixels_card
 from diffcache.backbones.protocol import BlockInfo, check_blocks
+from diffcache.backbones.recipes import known_recipe
 from diffcache.events import Fallback
-from diffcache.recipe import Recipe
+from diffcache.recipe import Plain, Recipe
 
 
 class PixelsBackbone:
@@ -23,27 +23,31 @@ class PixelsBackbone:
     """
 
     def __init__(self, card: Card, *, device: torch.device) -> None:
-        title = f"the input of {card.name}, without a network"
-        self.card = replace(card, name="pixels", kind="pixels", title=title, architecture={}, schedule=None)
+        self.card = pixels_card(card)
         self.device = device
         self.precision = "fp32"
         self.fallbacks: tuple[Fallback, ...] = ()
         channels, height, width = card.preprocessing.shape
         self.blocks = (BlockInfo(number=1, name="image", channels=channels, height=height, width=width),)
 
-    def recipe(self, *, seed: int, dtype: str) -> Recipe:
-        """See :class:`diffcache.backbones.Backbone`; the seed decides nothing here and is left out."""
-        return Recipe(
-            backbone="pixels",
-            architecture={},
-            weights=None,
-            schedule=None,
-            preprocessing=self.card.preprocessing.plain(),
+    def recipe(self, *, seed: int, dtype: str, augmentation: Mapping[str, Plain] | None = None) -> Recipe:
+        """See :class:`diffcache.backbones.Backbone`; seed and augmentation decide nothing here and are left out."""
+        return known_recipe(
+            self.card,
+            weights_hash=None,
+            precision=self.precision,
+            condition=None,
+            seed=seed,
             dtype=dtype,
+            augmentation=augmentation,
         )
 
     def load(self) -> None:
         """There is nothing to load."""
+
+    def for_timing(self) -> PixelsBackbone:
+        """See :class:`diffcache.backbones.Backbone`."""
+        return self
 
     def features(
         self, x0: Tensor, *, t: int | None, noise: Tensor | None, blocks: Collection[int]

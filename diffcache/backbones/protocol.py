@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from diffcache.backbones.card import Card
     from diffcache.events import Fallback
-    from diffcache.recipe import Recipe
+    from diffcache.recipe import Plain, Recipe
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,31 @@ class Backbone(Protocol):
     @property
     def blocks(self) -> tuple[BlockInfo, ...]: ...
 
-    def recipe(self, *, seed: int, dtype: str) -> Recipe:
-        """Everything that decides what its features are, for one seed of the noise and one storage type."""
+    def recipe(self, *, seed: int, dtype: str, augmentation: Mapping[str, Plain] | None = None) -> Recipe:
+        """Everything that decides what its features are; :func:`diffcache.backbones.card_recipe` gives the same.
+
+        Args:
+            seed: seed of noise and augmentation.
+            dtype: storage type.
+            augmentation: what draws after 0 do to the image; None for nothing.
+
+        Raises:
+            ConfigError: its weights are random ones, of :meth:`for_timing`.
+        """
         ...
 
     def load(self) -> None:
         """Read the weights, if that has not been done.
 
         Raises:
-            WeightsError: they are not those of the card.
+            WeightsError: they are not those of the card, or not those whose hash the recipe holds.
+        """
+        ...
+
+    def for_timing(self) -> Backbone:
+        """A backbone whose features take the same time: itself, or a copy with random weights where it has no file.
+
+        Such a copy gives no recipe, so that nothing it computes can be stored.
         """
         ...
 

@@ -2,7 +2,10 @@
 
 from diffcache.cache.cache import Cache, open_cache
 from diffcache.cache.catalog import Segment
+from diffcache.cache.convert import convert_store
+from diffcache.cache.export import export_features
 from diffcache.cache.features import Features
+from diffcache.cache.importing import import_features
 from diffcache.cache.layout import RowRange
 from diffcache.cache.part import Part
 from diffcache.cache.receipts import Receipt
@@ -22,5 +25,8 @@ __all__ = [
     "Store",
     "Writer",
     "compare_samples",
+    "convert_store",
+    "export_features",
+    "import_features",
     "open_cache",
 ]

@@ -13,6 +13,7 @@ from diffcache.cache.disk import disk_full, flush_tree, make_folder, move_in, re
 from diffcache.cache.features import Features, listed
 from diffcache.cache.format import get_format
 from diffcache.cache.header import HEADER, Header
+from diffcache.cache.html import cache_html
 from diffcache.cache.layout import checked_name, range_rows, segment_name
 from diffcache.cache.lock import hold
 from diffcache.cache.samples import Samples, compare_samples
@@ -51,7 +52,11 @@ class Cache:
         self.root = root
 
     def __repr__(self) -> str:
-        return f"Cache({str(self.root)!r}, {len(self.stores())} stores)"
+        damaged = len(self.damaged)
+        return f"Cache({str(self.root)!r}, {len(self.stores())} stores" + (f", {damaged} damaged)" if damaged else ")")
+
+    def _repr_html_(self) -> str:
+        return cache_html(self)
 
     def _scan(self) -> Iterator[Store | DiffcacheError]:
         for path in sorted(self.root.glob(f"[!.]*/[!.]*/[!.]*/{HEADER}")):
@@ -94,6 +99,24 @@ class Cache:
             and (prefix is None or store.fingerprint.startswith(prefix.lower()))
             and backbone in (None, store.backbone, store.recipe.backbone)
         ]
+
+    def store(self, *, images: str, split: str, recipe: Recipe) -> Store | None:
+        """The store of a key; None where there is none.
+
+        Raises:
+            CacheError: it is damaged.
+        """
+        place = self._place(images, split, recipe)
+        if not (place / HEADER).exists():
+            return None
+        store = Store.open(place)
+        _require_recipe(store, recipe)
+        return store
+
+    def _place(self, images: str, split: str, recipe: Recipe) -> Path:
+        checked_name(images, "images")
+        checked_name(split, "split")
+        return self.root / images / split / recipe.fingerprint[:16]
 
     def features(
         self,
@@ -175,12 +198,10 @@ class Cache:
             CacheError: a store of that key has another format or other samples; what differs is named.
             DiskFullError: the disk has no room.
         """
-        checked_name(images, "images")
-        checked_name(split, "split")
+        place = self._place(images, split, recipe)
         get_format(format)
         if group_size < 1:
             raise CacheError(f"group size: expected at least 1, got {group_size}")
-        place = self.root / images / split / recipe.fingerprint[:16]
         if not (place / HEADER).exists():
             header = Header(
                 images=images,
@@ -230,11 +251,16 @@ def _build(draft: Path, place: Path, header: Header, samples: Samples) -> None:
         raise
 
 
+def _require_recipe(store: Store, recipe: Recipe) -> None:
+    if store.recipe != recipe:  # the folder's name holds only the beginning of the fingerprint
+        differences = "; ".join(store.recipe.differences(recipe)[:5])
+        raise CacheError(f"{store.path}: written by another recipe: {differences}")
+
+
 def _require_same(store: Store, recipe: Recipe, samples: Samples, format: str) -> None:
     """A store that was there must be the one that is asked for."""
     where = f"{store.path}"
-    if store.recipe != recipe:  # the folder's name holds only the beginning of the fingerprint
-        raise CacheError(f"{where}: written by another recipe: {'; '.join(store.recipe.differences(recipe)[:5])}")
+    _require_recipe(store, recipe)
     if store.format != format:
         raise CacheError(
             f"{where}: the store is in the format {store.format}, {format} was asked for; use {store.format}"

@@ -22,7 +22,7 @@ from diffcache.cache.layout import (
 )
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import Receipt
-from diffcache.errors import CacheError, SettingError
+from diffcache.errors import CacheError, MissingError, SettingError
 from diffcache.recipe import FORMAT_VERSION, Plain
 from diffcache.setting import Setting
 
@@ -52,6 +52,11 @@ class Segment:
     marked: Extents
     skeleton: str
     header: Mapping[str, Plain] = field(repr=False)
+
+    @property
+    def store_rows(self) -> range:
+        """Its rows, counted over the store."""
+        return range(self.first_row, self.first_row + self.rows)
 
     def seal(self) -> bytes:
         """The text of its file."""
@@ -97,7 +102,7 @@ class StoredArray:
 
     Attributes:
         spec: setting, block, type, shape, segment.
-        features: where the values are, (rows, C, H, W).
+        features: where the values are, (rows, C, H, W); no runs where the store is compressed.
         committed: where the bytes are that tell outsiders which rows are committed, uint8 (rows,).
         skeleton: checksum of the rest of its files; see :mod:`diffcache.cache.skeleton`.
     """
@@ -125,7 +130,8 @@ class StoredArray:
     def read(cls, path: Path, setting: Setting, segment: Segment) -> StoredArray:
         """Back from its file; CacheError where it is damaged or of another place."""
         values = _versioned(path, "segment", "setting", "block", "features", "committed", "skeleton")
-        features = Extents.from_plain(values["features"], where=path)
+        compressed = segment.header.get("compression") is not None
+        features = Extents.from_plain(values["features"], where=path, compressed=compressed)
         committed = Extents.from_plain(values["committed"], where=path)
         fits = len(features.shape) == 4 and features.shape[0] == segment.rows
         if (values["segment"], values["setting"]) != (segment.number, str(setting)) or not fits:
@@ -198,19 +204,36 @@ def read_marks(root: Path, segments: Iterable[Segment]) -> dict[int, str]:
     """Reason by row, rows counted over the store."""
     marks: dict[int, str] = {}
     for segment in segments:
-        path = marks_path(root, segment.number)
-        if not path.exists():
-            continue
-        for row, reason in sealed.mapping(_versioned(path, "marks")["marks"], path).items():
-            if not row.isdecimal() or len(row) > 18 or int(row) >= segment.rows:
-                raise CacheError(f"{path}: damaged: the segment has no row {row!r:.40}")
-            marks[segment.first_row + int(row)] = sealed.text(reason, path)
+        for row, reason in read_segment_marks(root, segment).items():
+            marks[segment.first_row + row] = reason
     return marks
 
 
-def seal_marks(marks: Mapping[int, str]) -> bytes:
+def read_segment_marks(root: Path, segment: Segment) -> dict[int, str]:
+    """Reason by row, rows counted from the segment's first; none where there is no file.
+
+    Raises:
+        CacheError: the file is damaged, or of another segment.
+    """
+    path = marks_path(root, segment.number)
+    try:
+        values = _versioned(path, "segment", "marks")
+    except MissingError:
+        return {}
+    if values["segment"] != segment.number:
+        raise CacheError(f"{path}: damaged: it is not of segment {segment.number}")
+    marks: dict[int, str] = {}
+    for row, reason in sealed.mapping(values["marks"], path).items():
+        if not row.isdecimal() or len(row) > 18 or int(row) >= segment.rows:
+            raise CacheError(f"{path}: damaged: the segment has no row {row!r:.40}")
+        marks[int(row)] = sealed.text(reason, path)
+    return marks
+
+
+def seal_marks(marks: Mapping[int, str], *, segment: int) -> bytes:
     """The text of a segment's marks; rows counted from the segment's first."""
-    return sealed.seal({"format": FORMAT_VERSION, "marks": {str(row): marks[row] for row in sorted(marks)}})
+    texts: dict[str, Plain] = {str(row): marks[row] for row in sorted(marks)}
+    return sealed.seal({"format": FORMAT_VERSION, "segment": segment, "marks": texts})
 
 
 class Ledger:

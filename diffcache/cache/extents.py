@@ -46,7 +46,7 @@ class Extents:
         dtype: ``float16``, ``float32`` or ``uint8``; little-endian on disk.
         shape: (rows, ...).
         chunk_rows: rows of a chunk of the format.
-        runs: cover all rows once, in order.
+        runs: cover all rows once, in order; none where the array is compressed.
     """
 
     dtype: str
@@ -88,8 +88,13 @@ class Extents:
         return {"dtype": self.dtype, "shape": list(self.shape), "chunk_rows": self.chunk_rows, "runs": runs}
 
     @classmethod
-    def from_plain(cls, values: Plain, *, where: str | Path) -> Extents:
+    def from_plain(cls, values: Plain, *, where: str | Path, compressed: bool = False) -> Extents:
         """Back from :meth:`plain`.
+
+        Args:
+            values: what it gave.
+            where: the file they were read from.
+            compressed: whether the array is, and so must have no runs.
 
         Raises:
             CacheError: a value cannot be, or a path leaves the store.
@@ -105,7 +110,8 @@ class Extents:
             chunk_rows=sealed.whole(values["chunk_rows"], where, low=1),
             runs=sealed.listed(values["runs"], where, _run),
         )
-        if not shape or sum(run.rows for run in extents.runs) != shape[0] or extents.nbytes >= 2**63:
+        held = sum(run.rows for run in extents.runs)
+        if not shape or held != (0 if compressed else shape[0]) or extents.nbytes >= 2**63:
             raise CacheError(f"{where}: damaged: its runs do not hold an array of shape {list(shape)!r:.60}")
         return extents
 

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diffcache.cache.compressed import CompressedRows
+from diffcache.cache.format import get_format
 from diffcache.cache.gather import gather, row_numbers
+from diffcache.cache.html import features_html
 from diffcache.cache.layout import sized
 from diffcache.cache.mapping import map_blocks
 from diffcache.cache.store import Store
-from diffcache.errors import CacheError, DependencyError, NotCachedError
+from diffcache.errors import CacheError, DependencyError, DiffcacheError, NotCachedError
 from diffcache.recipe import Recipe
 from diffcache.setting import Setting
 
@@ -25,16 +28,23 @@ Array = np.ndarray[Any, Any]
 class Features:
     """The features (rows, C, H, W) of one setting, mapped into memory when they are first read.
 
-    Indexing takes whatever NumPy takes for rows. It can be pickled: the other side opens the files.
+    Indexing takes whatever NumPy takes for rows. It can be pickled: the other side opens the files. Of a compressed
+    store rows are decoded when they are read, and the chunks that were read last are kept.
 
     Args:
         store: the store.
         setting: which array of it.
         partial: whether rows may be missing; those hold anything, ``committed`` tells which.
 
+    Attributes:
+        setting: the (t, b, pool, draw) of the rows.
+        derived_from: the stored setting that the rows are computed from; None where they are stored themselves.
+
     Raises:
         NotCachedError: the store lacks the setting, or some rows of it.
     """
+
+    derived_from: Setting | None = None
 
     def __init__(self, store: Store, setting: Setting, *, partial: bool = False) -> None:
         self.store, self.setting, self._partial = store, setting, partial
@@ -57,11 +67,17 @@ class Features:
         return (_reopen, (self.store.path, self.setting, self._partial))
 
     def __repr__(self) -> str:
-        shape = " x ".join(map(str, self.shape))
+        try:
+            content = f"{' x '.join(map(str, self.shape))} {self.dtype}, {sized(self.nbytes)}"
+        except (DiffcacheError, OSError):  # the store was looked at again, and is not what it was
+            content = "damaged"
         return (
-            f"Features({self.images}/{self.split} {self.setting}, {shape} {self.dtype}, {sized(self.nbytes)}, "
+            f"{type(self).__name__}({self.images}/{self.split} {self.setting}, {content}, "
             f"recipe {self.fingerprint[:16]})"
         )
+
+    def _repr_html_(self) -> str:
+        return features_html(self)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -124,13 +140,20 @@ class Features:
 
     @property
     def marks(self) -> dict[int, str]:
-        """Rows whose image could not be used, and why."""
+        """Rows whose image could not be used, and why; heads leave them out, whatever values they have."""
         return self.store.marks
+
+    @cached_property
+    def marked(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which rows are marked, bool (rows,)."""
+        mask = np.zeros(len(self), dtype=np.bool_)
+        mask[list(self.marks)] = True
+        return mask
 
     @cached_property
     def committed(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which rows are committed, bool (rows,), as of opening."""
-        return self.store.committed(self.setting)
+        return self.store.committed(self.derived_from or self.setting)
 
     @property
     def chunk_rows(self) -> int:
@@ -139,7 +162,12 @@ class Features:
 
     @cached_property
     def blocks(self) -> list[tuple[int, Array]]:
-        """(first row, read-only map) in order: one a segment where the machine allows it, with no copy."""
+        """(first row, read-only map) in order: one a segment where the machine allows it, with no copy.
+
+        Empty where the store is compressed, whose rows are decoded when they are read.
+        """
+        if self._decoded is not None:
+            return []
         blocks: list[tuple[int, Array]] = []
         row = 0
         for array in self._arrays:
@@ -147,6 +175,12 @@ class Features:
                 blocks.append((row, block))
                 row += len(block)
         return blocks
+
+    @cached_property
+    def _decoded(self) -> CompressedRows | None:
+        if self.store.header.compression is None:
+            return None
+        return CompressedRows(self.store.path, get_format(self.store.format), self._arrays)
 
     def __getitem__(self, rows: Any) -> Array:
         """Rows as NumPy gives them; a read-only view for a whole number or a slice within one map, else a copy."""
@@ -158,9 +192,14 @@ class Features:
             raise IndexError("rows must be whole numbers, slices or a mask, got a single bool")
         index = row_numbers(rows, len(self))
         if index.ndim == 0:
-            first, block = next((first, block) for first, block in reversed(self.blocks) if first <= index)
-            return np.asarray(block[int(index) - first])
+            return self._row(int(index))
         return self.gather(index.reshape(-1)).reshape(*index.shape, *self.shape[1:])
+
+    def _row(self, row: int) -> Array:
+        if self._decoded is not None:
+            return np.asarray(self.gather([row])[0])
+        first, block = next((first, block) for first, block in reversed(self.blocks) if first <= row)
+        return np.asarray(block[row - first])
 
     def _slice(self, rows: slice) -> Array:
         wanted = range(len(self))[rows]
@@ -191,7 +230,13 @@ class Features:
             out = np.empty(shape, self.dtype)
         elif out.shape != shape or out.dtype != self.dtype:
             raise ValueError(f"out: expected {shape} of {self.dtype}, got {out.shape} of {out.dtype}")
-        return gather(self.blocks, index, out)
+        return self._fill(index, out)
+
+    def _fill(self, rows: np.ndarray[Any, np.dtype[np.intp]], out: Array) -> Array:
+        """Rows in range into ``out``, which fits them."""
+        if self._decoded is not None:
+            return self._decoded.gather(rows, out)
+        return gather(self.blocks, rows, out)
 
     def dask(self) -> Any:
         """A dask.array of the same rows, cut at the store's chunks, read when it is computed.
@@ -212,6 +257,7 @@ class Features:
             lengths += [min(step, rows - start) for start in range(0, rows, step)]
         chunks = (tuple(lengths), *((size,) for size in self.shape[1:]))
         name = f"diffcache-{self.fingerprint[:16]}-{self.images}-{self.split}-{self.setting}-{len(self)}"
+        name += f"-from-{self.derived_from}" if self.derived_from is not None else ""
         meta = np.empty((0, 0, 0, 0), self.dtype)
         return da.from_array(_Sliced(self), chunks=chunks, name=name, lock=False, asarray=False, fancy=False, meta=meta)
 

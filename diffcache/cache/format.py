@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from diffcache.cache.extents import Extents
 from diffcache.cache.samples import Samples
@@ -38,6 +40,13 @@ class ArraySpec:
         """What the array says of itself in its own file."""
         s = self.setting
         return {"setting": str(s), "t": s.t, "b": s.b, "pool": s.pool, "draw": s.draw, "block": self.block}
+
+
+class Chunks(Protocol):
+    """The chunks of a compressed array."""
+
+    def read(self, number: int) -> np.ndarray[Any, Any]:
+        """The rows of a chunk, decoded; CacheError where it is missing or damaged."""
 
 
 class Format(Protocol):
@@ -78,7 +87,35 @@ class Format(Protocol):
         """
 
     def locate_array(self, root: Path, spec: ArraySpec) -> tuple[Extents, Extents]:
-        """The same extents again, from the files in the store at ``root``."""
+        """The same extents again, from the files in the store at ``root``; of arrays that are not compressed."""
+
+    def create_compressed(
+        self,
+        draft: Path,
+        spec: ArraySpec,
+        samples: Samples,
+        header: Mapping[str, Plain],
+        *,
+        chunk: int,
+        chunks: Iterable[np.ndarray[Any, Any]],
+    ) -> tuple[Extents, Extents]:
+        """As :meth:`create_array`, with zstd and with all values, which cannot be written later.
+
+        Args:
+            draft, spec, samples, header: as there.
+            chunk: rows of a chunk.
+            chunks: the rows in order, ``chunk`` of them each, the last one short; each is used up before the next
+                is asked for.
+
+        Returns:
+            The features' extents, without runs, and where the committed bytes will be.
+
+        Raises:
+            DependencyError: the library that compresses is not installed.
+        """
+
+    def open_compressed(self, root: Path, spec: ArraySpec, *, chunk: int) -> Chunks:
+        """The chunks of a compressed array of the store at ``root``, each of ``chunk`` rows."""
 
     def read_spec(self, root: Path, setting: Setting, *, segment: int) -> ArraySpec:
         """What an array's own files say of it."""
@@ -89,8 +126,17 @@ class Format(Protocol):
     def arrays(self, folder: Path) -> dict[str, list[Path]]:
         """Names of the arrays in a segment's folder, and the files and folders of each."""
 
+    def own_files(self, segment: int) -> list[str]:
+        """Every file that a segment has for itself, relative to the store."""
+
+    def array_files(self, setting: Setting, *, segment: int, chunks: int) -> list[str]:
+        """Every file of an array of so many chunks, relative to the store."""
+
     def read_samples(self, root: Path, *, segment: int) -> tuple[list[str], list[int]]:
         """Ids and labels of a segment."""
+
+    def sample_tables(self, root: Path, *, segment: int) -> Iterator[tuple[list[str], list[int]]]:
+        """The same, from every copy of them in the segment's files that can be read."""
 
 
 def get_format(name: str) -> Format:

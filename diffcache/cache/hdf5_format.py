@@ -6,25 +6,28 @@ that were taken here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from diffcache.cache.compressed import ZSTD
 from diffcache.cache.disk import require_room
 from diffcache.cache.extents import DTYPES, Extents, Run
 from diffcache.cache.format import ArraySpec, missing_library
 from diffcache.cache.layout import PAGE, array_name, chunk_rows, dimensions, segment_name
 from diffcache.cache.reserved import ReservedFile
 from diffcache.cache.samples import Samples
-from diffcache.errors import CacheError
+from diffcache.errors import CacheError, DependencyError
 from diffcache.recipe import Plain, canonical_json
 from diffcache.setting import Setting
 
 _SAMPLES = "samples.h5"
 _LONGEST_FIXED_ID = 256
+_LEVEL = 3
 _OVERHEAD = 2**20
 """More than the library's own structures take beside what is counted."""
 
@@ -81,12 +84,46 @@ class Hdf5Format:
         body = -(-spec.shape[0] // chunk) * (chunk * row_bytes + PAGE) + spec.shape[0]
         require_room(draft, body)
         with _new_file(path, header, samples, body=body) as file:
-            for name, value in spec.attributes().items():
-                file.attrs[name] = "none" if value is None else value
-            _write_samples(file, samples)
-            _early(file, "committed", "uint8", (spec.shape[0],), labels=("sample",))
+            _write_head(file, spec, samples)
             _features(file, spec, chunk)
         return self._locate(path, spec)
+
+    def create_compressed(
+        self,
+        draft: Path,
+        spec: ArraySpec,
+        samples: Samples,
+        header: Mapping[str, Plain],
+        *,
+        chunk: int,
+        chunks: Iterable[np.ndarray[Any, Any]],
+    ) -> tuple[Extents, Extents]:
+        """The same file; HDF5 writes the chunks of the features, shuffled, then compressed."""
+        path, plugin = draft / f"{array_name(spec.setting)}.h5", _hdf5plugin()
+        chunk_bytes = chunk * int(np.prod(spec.shape[1:], dtype=object)) * np.dtype(spec.dtype).itemsize
+        # what zstd cannot make smaller it makes larger by less than a 128th
+        body = -(-spec.shape[0] // chunk) * (chunk_bytes + chunk_bytes // 128 + 2 * PAGE) + spec.shape[0]
+        require_room(draft, body)
+        with _new_file(path, header, samples, body=body) as file:
+            _write_head(file, spec, samples)
+            options = {"chunks": (chunk, *spec.shape[1:]), "shuffle": True, "track_times": False}
+            codec = plugin.Zstd(clevel=_LEVEL)
+            dataset = file.create_dataset("features", spec.shape, DTYPES[spec.dtype], **options, compression=codec)
+            for axis, label in enumerate(dimensions(spec.shape[1:])):
+                dataset.dims[axis].label = label
+            for number, values in enumerate(chunks):
+                dataset[number * chunk : number * chunk + len(values)] = values
+        with _open(path) as file:
+            place = f"{self.folder}/{segment_name(spec.segment)}/{path.name}"
+            committed = Run(place, file["committed"].id.get_offset(), spec.shape[0])
+        return (
+            Extents(spec.dtype, spec.shape, chunk, ()),
+            Extents("uint8", (spec.shape[0],), spec.shape[0], (committed,)),
+        )
+
+    def open_compressed(self, root: Path, spec: ArraySpec, *, chunk: int) -> _Chunks:
+        """The file's chunks, through h5py."""
+        return _Chunks(self._file(root, spec.setting, segment=spec.segment), spec, chunk)
 
     def locate_array(self, root: Path, spec: ArraySpec) -> tuple[Extents, Extents]:
         """From the file."""
@@ -130,9 +167,26 @@ class Hdf5Format:
         """Every file but the samples'."""
         return {path.name.removesuffix(".h5"): [path] for path in sorted(folder.iterdir()) if path.name != _SAMPLES}
 
+    def own_files(self, segment: int) -> list[str]:
+        """The file of the samples."""
+        return [f"{self.folder}/{segment_name(segment)}/{_SAMPLES}"]
+
+    def array_files(self, setting: Setting, *, segment: int, chunks: int) -> list[str]:
+        """One file."""
+        return [f"{self.folder}/{segment_name(segment)}/{array_name(setting)}.h5"]
+
+    def sample_tables(self, root: Path, *, segment: int) -> Iterator[tuple[list[str], list[int]]]:
+        """The file of the samples and that of each array."""
+        folder = root / self.folder / segment_name(segment)
+        for path in (folder / _SAMPLES, *sorted(folder.glob("*.h5"))):
+            with suppress(CacheError):
+                yield self._samples(path)
+
     def read_samples(self, root: Path, *, segment: int) -> tuple[list[str], list[int]]:
         """Through h5py."""
-        path = root / self.folder / segment_name(segment) / _SAMPLES
+        return self._samples(root / self.folder / segment_name(segment) / _SAMPLES)
+
+    def _samples(self, path: Path) -> tuple[list[str], list[int]]:
         with _open(path) as file:
             try:
                 return file["id"].asstr()[:].tolist(), file["label"][:].tolist()
@@ -141,6 +195,46 @@ class Hdf5Format:
 
     def _file(self, root: Path, setting: Setting, *, segment: int) -> Path:
         return root / self.folder / segment_name(segment) / f"{array_name(setting)}.h5"
+
+
+class _Chunks:
+    """The chunks of a compressed array; the file stays open, and a forked child opens its own."""
+
+    def __init__(self, path: Path, spec: ArraySpec, chunk: int) -> None:
+        self._path, self._spec, self._chunk = path, spec, chunk
+        self._dataset = self._opened()
+
+    def _opened(self) -> Any:
+        _hdf5plugin()
+        self._process = os.getpid()
+        expected = (self._spec.shape, np.dtype(DTYPES[self._spec.dtype]), (self._chunk, *self._spec.shape[1:]))
+        try:
+            dataset = _h5py().File(self._path, "r", locking=False)["features"]
+            count = dataset.id.get_num_chunks()
+            if (dataset.shape, dataset.dtype, dataset.chunks) != expected or count != -(-expected[0][0] // self._chunk):
+                raise KeyError(f"its features are not what its list entry says, or lack some of their {count} chunks")
+        except FileNotFoundError:
+            raise CacheError(f"{self._path}: damaged: this file of features is missing") from None
+        except _READ_ERRORS as error:
+            raise CacheError(f"{self._path}: damaged: {error}") from None
+        return dataset
+
+    def read(self, number: int) -> np.ndarray[Any, Any]:
+        """The rows of a chunk, read-only."""
+        if self._process != os.getpid():
+            self._dataset = self._opened()
+        first = number * self._chunk
+        rows = min(self._chunk, self._spec.shape[0] - first)
+        values = np.empty((rows, *self._spec.shape[1:]), DTYPES[self._spec.dtype])
+        try:
+            self._dataset.read_direct(values, np.s_[first : first + rows])  # half the time of indexing
+        except _READ_ERRORS as error:
+            raise CacheError(f"{self._path}: damaged: chunk {number}: {error}") from None
+        values.setflags(write=False)
+        return values
+
+
+_READ_ERRORS = (OSError, KeyError, TypeError, AttributeError, RuntimeError, IndexError, ValueError)
 
 
 class _open:
@@ -198,6 +292,14 @@ def _write_samples(file: Any, samples: Samples) -> None:
         dataset.dims[0].label = "sample"
 
 
+def _write_head(file: Any, spec: ArraySpec, samples: Samples) -> None:
+    """What an array's file holds before its features."""
+    for name, value in spec.attributes().items():
+        file.attrs[name] = "none" if value is None else value
+    _write_samples(file, samples)
+    _early(file, "committed", "uint8", (spec.shape[0],), labels=("sample",))
+
+
 def _features(file: Any, spec: ArraySpec, chunk: int) -> None:
     names = dimensions(spec.shape[1:])
     _early(file, "features", spec.dtype, spec.shape, labels=names, chunk=(chunk, *spec.shape[1:]))
@@ -225,6 +327,18 @@ def _early(
     for axis, label in enumerate(labels):
         dataset.dims[axis].label = label
     return dataset
+
+
+def _hdf5plugin() -> Any:
+    """The package that gives HDF5 its zstd; importing it is what makes compressed files readable."""
+    try:
+        import hdf5plugin
+    except ImportError as error:
+        raise DependencyError(
+            f"hdf5plugin is needed for HDF5 compressed by {ZSTD} and cannot be imported ({error}): "
+            f"pip install 'diffcache[hdf5-zstd]'"
+        ) from None
+    return hdf5plugin
 
 
 def _h5py() -> Any:

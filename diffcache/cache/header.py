@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffcache.cache import sealed
+from diffcache.cache.compressed import ZSTD
 from diffcache.cache.format import FORMATS
 from diffcache.cache.layout import checked_name
 from diffcache.errors import CacheError
@@ -100,6 +101,11 @@ class Header:
             raise CacheError(f"{path}: damaged: expected the fingerprint {expected}, found {found}")
         if header.range_rows % header.group_size:
             raise CacheError(f"{path}: damaged: ranges of {header.range_rows} are no groups of {header.group_size}")
+        if header.compression not in (None, ZSTD):
+            raise CacheError(
+                f"{path}: expected no compression or {ZSTD}, found {header.compression!r:.40}; "
+                f"a newer diffcache may open it"
+            )
         if header.format not in FORMATS:
             raise CacheError(f"{path}: damaged: expected a format of {FORMATS}, found {header.format!r:.40}")
         return header

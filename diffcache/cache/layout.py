@@ -61,6 +61,13 @@ def chunk_rows(rows: int, row_bytes: int) -> int:
     return math.ceil(even / align) * align
 
 
+def array_bytes(rows: int, shape: tuple[int, int, int], dtype: str) -> int:
+    """Bytes that an array of rows of shape (C, H, W) takes on the disk: whole chunks."""
+    row_bytes = math.prod(shape) * int(dtype.removeprefix("float")) // 8
+    step = chunk_rows(rows, row_bytes)
+    return math.ceil(rows / step) * step * row_bytes
+
+
 def range_rows(group_size: int, *, image_size: int = 1) -> int:
     """Rows of a range: whole groups, about 1,024 rows, or fewer where images are large.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from diffcache.errors import CacheError, DependencyError
+from diffcache.errors import CacheError, DependencyError, MissingError
 from diffcache.events import Notice, OnEvent, ignore
 
 _held: set[int] = set()
@@ -29,16 +30,19 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def hold(path: Path, *, what: str, on_event: OnEvent = ignore) -> Iterator[None]:
+def hold(path: Path, *, what: str, on_event: OnEvent = ignore, wait: bool = True) -> Iterator[None]:
     """Hold the lock file at ``path``, waiting for another holder and saying once for whom.
 
     Args:
         path: the lock file; made if it isn't there.
         what: what is locked, for the notice.
         on_event: gets one Notice when there is somebody to wait for.
+        wait: whether to wait for another holder.
 
     Raises:
-        CacheError: this very thread holds it already and would wait for itself.
+        CacheError: this very thread holds it already and would wait for itself; another holder, where that is
+            not waited for.
+        MissingError: the folder that the lock is in is not there, or was removed by the holder that was waited for.
         DependencyError: the platform has no ``flock``.
     """
     try:
@@ -50,12 +54,15 @@ def hold(path: Path, *, what: str, on_event: OnEvent = ignore) -> Iterator[None]
         "pid": os.getpid(),
         "thread": threading.get_ident(),
         "host": platform.node(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200] if sys.argv else "python",
+        "command": command_line()[:200],
     }
     said = False
     while True:
         locked = False
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            raise MissingError(f"{path.parent}: {what} is not here, or was removed meanwhile") from None
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,6 +70,8 @@ def hold(path: Path, *, what: str, on_event: OnEvent = ignore) -> Iterator[None]
                 other = _holder(fd)
                 if all(other.get(key) == me[key] for key in ("pid", "thread", "host")):
                     raise CacheError(f"{what}: this thread is writing to it already; finish that first") from None
+                if not wait:
+                    raise CacheError(f"{what}: in use by {_describe(other)}; try again when that is done") from None
                 if not said:
                     on_event(Notice(f"{what}: waiting for {_describe(other)} to finish writing"))
                     said = True
@@ -70,7 +79,8 @@ def hold(path: Path, *, what: str, on_event: OnEvent = ignore) -> Iterator[None]
             if not _same_file(fd, path):  # it was replaced while we waited: take the new one
                 continue
             os.ftruncate(fd, 0)
-            os.pwrite(fd, json.dumps(me).encode(), 0)
+            with suppress(OSError):  # a full disk: others wait all the same, and do not learn for whom
+                os.pwrite(fd, json.dumps(me).encode(), 0)
             _held.add(fd)
             locked = True
             try:
@@ -83,6 +93,11 @@ def hold(path: Path, *, what: str, on_event: OnEvent = ignore) -> Iterator[None]
             if not locked or fd in _held:  # a forked child has closed it already
                 _held.discard(fd)
                 os.close(fd)  # releases the lock
+
+
+def command_line() -> str:
+    """The command that this process was started with, as a shell would take it."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv and sys.argv[0] else "python"
 
 
 def _holder(fd: int) -> dict[str, object]:

@@ -35,6 +35,7 @@ def map_blocks(root: Path, extents: Extents) -> list[np.ndarray[Any, Any]]:
     Raises:
         CacheError: a file is missing or too short.
     """
+    assert extents.runs, "compressed arrays are decoded, not mapped"
     _check_sizes(root, extents)
     region = _map_side_by_side(root, extents) if _fits_side_by_side(extents) else None
     if region is not None:

@@ -13,6 +13,7 @@ from diffcache.cache.disk import flush_folder, remove, write_whole
 from diffcache.cache.extents import RawFiles
 from diffcache.cache.layout import RowRange
 from diffcache.cache.receipts import Receipt, binding
+from diffcache.cache.stamps import Stamps, write_stamps
 from diffcache.cache.statistics import Moments, combine, measure
 from diffcache.errors import CacheError, StorageOverflowError
 from diffcache.recipe import Plain
@@ -77,6 +78,11 @@ class Part:
         self._done = False
         self._revoke()
 
+    @property
+    def saturated(self) -> int:
+        """How many of the values written so far stand for larger ones."""
+        return sum(int(some["saturated"]) for parts in self._moments.values() for some in parts)
+
     def __enter__(self) -> Part:
         return self
 
@@ -128,7 +134,7 @@ class Part:
                 f"got {start} to {start + len(values) - 1}"
             )
         first = self._segment.first_row + start
-        marked = [row - first for row in self._store.marks if 0 <= row - first < len(values)]
+        marked = [k for k in range(len(values)) if first + k in self._store.marks]
         usable = values
         if marked:
             values = values.copy()
@@ -151,6 +157,7 @@ class Part:
         *,
         provenance: Mapping[str, Plain] | None = None,
         fallbacks: Iterable[Mapping[str, Plain]] = (),
+        stamps: Stamps | None = None,
     ) -> Receipt:
         """Flush all that was written, then write the receipt: from here on the rows exist.
 
@@ -158,6 +165,7 @@ class Part:
             content_hashes: uint8 (rows, 32), SHA-256 of each image.
             provenance: what can only move last bits, and when and how the rows were made.
             fallbacks: what was used in place of what was asked for.
+            stamps: int64 (rows, 2), of the files that the images were read from.
 
         Raises:
             CacheError: rows are missing, or an image differs from what another pass saw in its row.
@@ -194,6 +202,8 @@ class Part:
         )
         write_whole(receipt.path(store.path), receipt.seal(), tmp=store.path / "tmp")
         store.ledger.add(receipt)
+        if stamps is not None:
+            write_stamps(store.path, rows, stamps)
         self._mask(self.settings, 1)  # may be lost in a crash; the next writer sets it by the receipts
         self.close()
         return receipt

@@ -37,7 +37,10 @@ def unseal(data: bytes, where: str | Path) -> dict[str, Plain]:
         CacheError: it is no sealed JSON, or was changed since it was written.
     """
     try:
-        text = data.decode("ascii").removesuffix("\n")
+        text = data.decode("ascii")
+        if not text.endswith("\n"):
+            raise ValueError("it does not end with its line")
+        text = text[:-1]
         digest, comma, rest = text[len(_HEAD) : len(_HEAD) + _DIGITS], len(_HEAD) + _DIGITS, text[len(_HEAD) + 66 :]
         if not text.startswith(_HEAD) or text[comma : comma + 2] != '",':
             raise ValueError("it does not begin with a checksum")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +14,13 @@ from diffcache.cache import catalog
 from diffcache.cache.catalog import Ledger, Segment, StoredArray
 from diffcache.cache.format import get_format
 from diffcache.cache.header import HEADER, Header
+from diffcache.cache.html import store_html
 from diffcache.cache.layout import RowRange, ranges
 from diffcache.cache.lock import hold
 from diffcache.cache.mapping import map_blocks
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.samples import Samples
-from diffcache.errors import CacheError, MissingError, NotCachedError
+from diffcache.errors import CacheError, DiffcacheError, MissingError, NotCachedError
 from diffcache.events import OnEvent, ignore
 from diffcache.recipe import Recipe
 from diffcache.setting import Setting
@@ -60,10 +61,17 @@ class Store:
         return (Store.open, (self.path,))
 
     def __repr__(self) -> str:
+        try:
+            content = f"{self.rows} rows, {len(self.settings)} settings"
+        except (DiffcacheError, OSError):
+            content = "damaged"
         return (
-            f"Store({self.images}/{self.split} {self.fingerprint[:16]}, {self.rows} rows, "
-            f"{len(self.settings)} settings, backbone {self.backbone}, {self.format})"
+            f"Store({self.images}/{self.split} {self.fingerprint[:16]}, {content}, backbone {self.backbone}, "
+            f"{self.format})"
         )
+
+    def _repr_html_(self) -> str:
+        return store_html(self)
 
     @property
     def images(self) -> str:
@@ -243,6 +251,45 @@ class Store:
         """Whether all rows are committed."""
         return not any(self._missing(setting, segment) for segment in self.segments)
 
+    def serves(self, setting: Setting) -> bool:
+        """Whether all rows of a setting are stored, or can be derived from those of a larger pool."""
+        stored = setting in self.settings and self.is_complete(setting)
+        return stored or self.derivable(setting) is not None
+
+    def derivable(self, setting: Setting, *, completing: Collection[Setting] = ()) -> Setting | None:
+        """The smallest complete stored setting whose map can be averaged down to a smaller pool.
+
+        That is one of the same t, b and draw whose side is a multiple of the wanted pool: a larger
+        pool, or the whole map where it is square. None where there is none, where the whole map is
+        wanted, and where the setting has an array of its own, be it only begun: that one is to be
+        computed.
+
+        Args:
+            setting: the wanted one.
+            completing: settings that are about to be completed; those that were begun count as complete.
+
+        Raises:
+            CacheError: the file of a whole map is damaged.
+        """
+        if setting.pool == 0 or setting in self.settings:
+            return None
+        sides: dict[Setting, int] = {}
+        for stored in self.settings:
+            if (stored.t, stored.b, stored.draw) == (setting.t, setting.b, setting.draw):
+                side = stored.pool or self._square_side(stored)
+                if side is not None and side % setting.pool == 0:
+                    sides[stored] = side
+        for stored in sorted(sides, key=lambda stored: (sides[stored], stored.pool == 0)):
+            if self.is_complete(stored) or (stored in completing and bool(self.committed(stored).any())):
+                return stored
+        return None
+
+    def _square_side(self, whole_map: Setting) -> int | None:
+        """Side of a stored whole map; None where it isn't square."""
+        number = next(number for number, settings in self.settings_by_segment.items() if whole_map in settings)
+        *_, height, width = self.array(whole_map, segment=number).spec.shape
+        return height if height == width else None
+
     @contextmanager
     def writing(self, on_event: OnEvent = ignore) -> Iterator[Writer]:
         """Hold the store's lock and write; what was left half made by a killed writer is removed first.
@@ -250,9 +297,15 @@ class Store:
         Waits for another writer, saying for whom; what that one committed is then seen.
 
         Raises:
-            CacheError: this thread holds the lock already.
+            CacheError: the store is compressed, or this thread holds the lock already.
         """
         from diffcache.cache.writer import Writer
+
+        if self.header.compression is not None:
+            raise CacheError(
+                f"{self.path}: a store compressed by {self.header.compression} is only read; convert it to a plain "
+                f"one first, with `diffcache convert {self.path} --to CACHE`, and write to that"
+            )
 
         what = f"{self.images}/{self.split} {self.fingerprint[:16]}"
         with hold(self.path / LOCK, what=what, on_event=on_event):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,16 +25,20 @@ from diffcache.cache.extents import Extents, RawFiles
 from diffcache.cache.format import ArraySpec, Format, get_format
 from diffcache.cache.layout import RowRange, array_name, array_setting, segment_name, segment_number
 from diffcache.cache.part import Part, revoke
+from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.samples import Samples
 from diffcache.cache.skeleton import skeleton
-from diffcache.errors import CacheError, DiffcacheError, SettingError
+from diffcache.errors import CacheError, DiffcacheError, DiskFullError, SettingError
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.setting import Setting
 
 if TYPE_CHECKING:
     from diffcache.cache.header import Header
     from diffcache.cache.store import Store
+
+
+_REPAIR = "repair the store with `diffcache verify --repair`"
 
 
 class Writer:
@@ -95,10 +99,7 @@ class Writer:
         for receipt in store.ledger.receipts():
             if receipt.rows.segment == number and spec.setting in receipt.settings:
                 revoke(store, receipt, frozenset([spec.setting]))  # the array it speaks of is gone
-        first = store.segments[number].first_row
-        samples = store.samples()
-        if len(store.segments) > 1:
-            samples = samples[first : first + spec.shape[0]]
+        samples = self._samples_of(store.segments[number])
         draft = self._tmp / f"array-{number:05d}"
         remove(draft)
         make_folder(draft)
@@ -159,23 +160,27 @@ class Writer:
         store.refresh()
         return segment
 
-    def mark(self, row: int, reason: str) -> None:
-        """Record that a row's image could not be used; stage two leaves the row out.
+    def mark(self, reasons: Mapping[int, str]) -> None:
+        """Record that the images of some rows could not be used; stage two leaves these rows out.
+
+        What is committed of them stays. Rows that are written later become zeros.
 
         Args:
-            row: counted over the store.
-            reason: one line for people.
+            reasons: row, counted over the store, to one line for people.
         """
-        segment = self.store.segment_of(row)
-        marks = {
-            marked - segment.first_row: text
-            for marked, text in {**self.store.marks, row: reason}.items()
-            if 0 <= marked - segment.first_row < segment.rows
-        }
-        write_whole(catalog.marks_path(self._root, segment.number), catalog.seal_marks(marks), tmp=self._tmp)
-        self.store.marks[row] = reason
-        with RawFiles(self._root) as files:  # may be lost in a crash; the next writer sets it by the file
-            files.write(segment.marked, row - segment.first_row, np.ones(1, np.uint8))
+        by_segment: dict[int, Segment] = {}
+        for row in reasons:
+            segment = self.store.segment_of(row)
+            by_segment[segment.number] = segment
+        marks = {**self.store.marks, **reasons}
+        for number, segment in sorted(by_segment.items()):
+            own = {row - segment.first_row: text for row, text in marks.items() if row in segment.store_rows}
+            write_whole(catalog.marks_path(self._root, number), catalog.seal_marks(own, segment=number), tmp=self._tmp)
+            self.store.marks.update({row: text for row, text in reasons.items() if row in segment.store_rows})
+            with RawFiles(self._root) as files:  # may be lost in a crash; the next writer sets it by the file
+                for row in sorted(reasons):
+                    if row in segment.store_rows:
+                        files.write(segment.marked, row - segment.first_row, np.ones(1, np.uint8))
 
     def begin(self, rows: RowRange, settings: Iterable[Setting]) -> Part:
         """A part to write; see :class:`Part`. What it overwrites is no longer committed."""
@@ -192,7 +197,11 @@ class Writer:
     # --- after a crash ------------------------------------------------------------------------
 
     def tidy(self) -> None:
-        """Remove what a killed writer left half made, and set the committed bytes by the receipts."""
+        """Remove what a killed writer left half made, and set the committed bytes by the receipts.
+
+        Raises:
+            CacheError: something is missing or changed that no crash takes away; nothing more is removed then.
+        """
         if self._tmp.is_dir():
             for path in self._tmp.iterdir():
                 remove(path)
@@ -202,6 +211,10 @@ class Writer:
         for path in sorted(folder.iterdir()):
             number = segment_number(path.name)
             if number is not None and number >= len(self.store.segments):
+                if any(self._speak_of(number)):
+                    raise CacheError(
+                        f"{path}: damaged: this segment is not listed, and rows of it are committed; {_REPAIR}"
+                    )
                 remove(path)  # a segment that was renamed in and not yet listed
                 flush_folder(folder)
         for segment in self.store.segments:
@@ -211,6 +224,11 @@ class Writer:
                 self._set_marked(files, segment)
                 for setting in sorted(self.store.settings_by_segment[segment.number]):
                     self._set_mask(files, setting, segment)
+
+    def _speak_of(self, segment: int) -> Iterator[Path]:
+        """Receipts and listings of arrays of a segment."""
+        for folder in (RECEIPTS, catalog.ARRAYS):
+            yield from (self._root / folder / segment_name(segment)).glob("*.json")
 
     def _tidy_arrays(self, segment: Segment) -> None:
         """Arrays that are not listed were never begun, so they go; those that receipts speak of are listed again."""
@@ -240,24 +258,43 @@ class Writer:
         return True
 
     def _list_again(self, setting: Setting, segment: Segment) -> None:
+        """List an array whose listing is gone, if its files are as they were made: what they hold is not known else."""
+        place = self._root / self._format.folder / segment_name(segment.number)
+        draft = self._tmp / "again"
+        remove(draft)
+        make_folder(draft)
         try:
             spec = self._format.read_spec(self._root, setting, segment=segment.number)
-            features, committed = self._format.locate_array(self._root, spec)
-        except DiffcacheError as error:
-            self._on_event(Notice(f"{error}; those rows are computed again"))
-            return
-        folder = self._root / self._format.folder / segment_name(segment.number)
-        entries = self._format.arrays(folder)[array_name(setting)]
-        self._list_array(self._stored(spec, features, committed, folder, entries))
+            with disk_full(draft, 0):
+                extents = self._format.create_array(
+                    draft, spec, self._samples_of(segment), self.store.header.attributes()
+                )
+            array = self._stored(spec, *extents, draft, list(draft.iterdir()))
+            entries = [place / path.name for path in draft.iterdir()]
+            if self._stored(spec, *extents, place, entries) != array:
+                raise CacheError(f"{place / array_name(setting)}: damaged: its files are not as they were made")
+            self._list_array(array)
+        except DiskFullError:
+            raise
+        except (DiffcacheError, OSError) as error:
+            if setting in self.store.ledger.settings(segment.number):
+                raise CacheError(f"{error}; {_REPAIR}") from None
+            self._on_event(Notice(f"{error}; {_REPAIR}"))
+        finally:
+            remove(draft)
+
+    def _samples_of(self, segment: Segment) -> Samples:
+        samples = self.store.samples()
+        return samples if len(self.store.segments) == 1 else samples[segment.store_rows.start : segment.store_rows.stop]
 
     def _set_marked(self, files: RawFiles, segment: Segment) -> None:
-        wanted = np.zeros(segment.rows, np.uint8)
-        for row in self.store.marks:
-            if 0 <= row - segment.first_row < segment.rows:
-                wanted[row - segment.first_row] = 1
+        """The bytes of marks may lag behind a crash; those that run ahead are damage, here or in the record."""
+        rows = [row - segment.first_row for row in self.store.marks if row in segment.store_rows]
         with suppress(CacheError):  # the file is gone or cut off: verify says so, and repairs it
-            if not np.array_equal(files.read(segment.marked, 0, segment.rows), wanted):
-                files.write(segment.marked, 0, wanted)
+            there = files.read(segment.marked, 0, segment.rows)
+            if not (there[rows] == 1).all():
+                there[rows] = 1
+                files.write(segment.marked, 0, there)
 
     def _set_mask(self, files: RawFiles, setting: Setting, segment: Segment) -> None:
         """The committed bytes may lag behind the receipts by a crash, or run ahead where a receipt was lost."""

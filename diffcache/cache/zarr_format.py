@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from diffcache.cache.compressed import ZSTD
 from diffcache.cache.disk import allocate, require_room
-from diffcache.cache.extents import Extents, Run
+from diffcache.cache.extents import DTYPES, Extents, Run
 from diffcache.cache.format import ArraySpec, missing_library
 from diffcache.cache.layout import array_name, chunk_rows, dimensions, segment_name
 from diffcache.cache.samples import Samples
@@ -21,6 +24,8 @@ from diffcache.setting import Setting
 COMMITTED = ".committed"
 _OWN = ("zarr.json", "id", "label", "content_hash", "marked")
 _KEYS = {"name": "default", "separator": "."}
+_LEVEL = 5
+"""Of Blosc: 1 splits a chunk into blocks so small that little is gained."""
 
 
 class ZarrFormat:
@@ -83,6 +88,33 @@ class ZarrFormat:
         """The layout decides it alone."""
         return self._extents(spec)
 
+    def create_compressed(
+        self,
+        draft: Path,
+        spec: ArraySpec,
+        samples: Samples,
+        header: Mapping[str, Plain],
+        *,
+        chunk: int,
+        chunks: Iterable[np.ndarray[Any, Any]],
+    ) -> tuple[Extents, Extents]:
+        """The same two folders; zarr writes the chunk files of the features, all of them, in Blosc's format."""
+        zarr, name = _zarr(), array_name(spec.setting)
+        features, committed = self._extents(spec)
+        features = replace(features, chunk_rows=chunk, runs=())
+        attributes = {**spec.attributes(), "fingerprint": header["fingerprint"]}
+        codec = zarr.codecs.BloscCodec(cname=ZSTD, clevel=_LEVEL, shuffle="shuffle")
+        array = _create(zarr, draft / name, features, dimensions(spec.shape[1:]), attributes, codec=codec)
+        _create(zarr, draft / (name + COMMITTED), committed, ("sample",), {"setting": str(spec.setting)})
+        for number, values in enumerate(chunks):
+            array[number * chunk : number * chunk + len(values)] = values
+        return features, committed
+
+    def open_compressed(self, root: Path, spec: ArraySpec, *, chunk: int) -> _Chunks:
+        """Its chunk files, decoded by the library that zarr encodes them with."""
+        folder = root / self.folder / segment_name(spec.segment) / array_name(spec.setting)
+        return _Chunks(folder, np.dtype(DTYPES[spec.dtype]), (chunk, *spec.shape[1:]), spec.shape[0])
+
     def _extents(self, spec: ArraySpec) -> tuple[Extents, Extents]:
         place, rows = f"{self.folder}/{segment_name(spec.segment)}/{array_name(spec.setting)}", spec.shape[0]
         row_bytes = int(np.prod(spec.shape[1:], dtype=object)) * np.dtype(spec.dtype).itemsize
@@ -112,6 +144,26 @@ class ZarrFormat:
                 found.setdefault(path.name.removesuffix(COMMITTED), []).append(path)
         return found
 
+    def own_files(self, segment: int) -> list[str]:
+        """Each array's ``zarr.json`` and its one chunk, and the group's."""
+        place, chunks = (
+            f"{self.folder}/{segment_name(segment)}",
+            zip(_OWN[1:], ("c.0", "c.0", "c.0.0", "c.0"), strict=True),
+        )
+        files = [f"{place}/{name}/{file}" for name, chunk in chunks for file in ("zarr.json", chunk)]
+        return [f"{place}/zarr.json", *files]
+
+    def array_files(self, setting: Setting, *, segment: int, chunks: int) -> list[str]:
+        """A ``zarr.json`` and the chunks, of the features and of the committed bytes."""
+        place = f"{self.folder}/{segment_name(segment)}/{array_name(setting)}"
+        features = [f"{place}/c.{number}.0.0.0" for number in range(chunks)]
+        return [f"{place}/zarr.json", *features, f"{place}{COMMITTED}/zarr.json", f"{place}{COMMITTED}/c.0"]
+
+    def sample_tables(self, root: Path, *, segment: int) -> Iterator[tuple[list[str], list[int]]]:
+        """There is one copy."""
+        with suppress(CacheError):
+            yield self.read_samples(root, segment=segment)
+
     def read_samples(self, root: Path, *, segment: int) -> tuple[list[str], list[int]]:
         """Through zarr."""
         place = root / self.folder / segment_name(segment)
@@ -130,15 +182,62 @@ def _extents(place: str, dtype: str, shape: tuple[int, ...], chunk: int) -> Exte
     return Extents(dtype, shape, chunk, tuple(runs))
 
 
-def _create(zarr: Any, folder: Path, extents: Extents, names: tuple[str, ...], attributes: Mapping[str, Plain]) -> None:
-    """The array's ``zarr.json`` by zarr, its chunk files by us: all bytes allocated, so that none is lacking later."""
-    zarr.create_array(
+@dataclass(frozen=True)
+class _Chunks:
+    """The chunks of a compressed array.
+
+    Attributes:
+        folder: the array's.
+        type: of the values.
+        shape: (rows of a chunk, C, H, W).
+        rows: of the array.
+    """
+
+    folder: Path
+    type: np.dtype[Any]
+    shape: tuple[int, ...]
+    rows: int
+
+    def read(self, number: int) -> np.ndarray[Any, Any]:
+        """The rows of a chunk, read-only."""
+        from numcodecs import blosc
+
+        path = self.folder / f"c.{number}{'.0' * (len(self.shape) - 1)}"
+        out = np.empty(self.shape, self.type)
+        try:
+            data = path.read_bytes()
+            if int.from_bytes(data[4:8], "little") != out.nbytes:  # the frame's own word on what is in it
+                raise ValueError(f"it does not hold {out.nbytes} bytes")
+            blosc.decompress(data, out)
+        except (FileNotFoundError, NotADirectoryError):
+            raise CacheError(f"{path}: damaged: this file of features is missing") from None
+        except (ValueError, RuntimeError) as error:
+            raise CacheError(f"{path}: damaged: {error}") from None
+        out.setflags(write=False)
+        return out[: self.rows - number * self.shape[0]]
+
+
+def _create(
+    zarr: Any,
+    folder: Path,
+    extents: Extents,
+    names: tuple[str, ...],
+    attributes: Mapping[str, Plain],
+    *,
+    codec: Any = None,
+) -> Any:
+    """The array's ``zarr.json`` by zarr, its chunk files by us: all bytes allocated, so that none is lacking later.
+
+    With a codec there are no runs and no such files: whoever has the array writes its chunks, of zeros too.
+    """
+    array = zarr.create_array(
         folder,
         shape=extents.shape,
         chunks=(extents.chunk_rows, *extents.shape[1:]),
         dtype=extents.type,
         filters=None,
-        compressors=None,
+        compressors=codec,
+        config={"write_empty_chunks": True},
         fill_value=0,
         zarr_format=3,
         chunk_key_encoding=_KEYS,
@@ -147,6 +246,7 @@ def _create(zarr: Any, folder: Path, extents: Extents, names: tuple[str, ...], a
     )
     for run in extents.runs:
         allocate(folder / run.path.rsplit("/", 1)[1], extents.chunk_rows * extents.row_bytes)
+    return array
 
 
 def _zarr() -> Any:

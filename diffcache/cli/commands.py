@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffcache.cli.progress import shown
-from diffcache.config import HEADS, Pipeline, head_config, load_pipeline, one_of
+from diffcache.config import HEADS, SPLITS, Pipeline, head_config, load_pipeline, one_of
 from diffcache.errors import ConfigError, MissingError, NotCachedError
 from diffcache.events import Notice, OnEvent
 from diffcache.setting import Setting
@@ -65,7 +65,7 @@ def _features(pipeline: Pipeline, recipe: str | None, on_event: OnEvent) -> Feat
     try:
         found = find_features(pipeline, wanted, recipe=recipe, on_event=on_event)
     except (NotCachedError, MissingError) as lacking:
-        if recipe is not None:
+        if recipe is not None or pipeline.backbone.imported is not None:
             raise
         try:
             sources = open_images(pipeline, on_event=on_event)
@@ -74,7 +74,9 @@ def _features(pipeline: Pipeline, recipe: str | None, on_event: OnEvent) -> Feat
         except (MissingError, ConfigError) as error:
             raise NotCachedError(f"{lacking}; and they cannot be extracted here: {error}") from None
         return find_features(pipeline, wanted, on_event=on_event)
-    on_event(Notice(f"features of {pipeline.images.name}: {len(wanted)} settings found in {pipeline.cache}"))
+    precision = found.stores[SPLITS[0]].recipe.precision
+    what = f"{len(wanted)} settings found in {pipeline.cache} ({found.backbone}, {precision})"
+    on_event(Notice(f"features of {pipeline.images.name}: {what}"))
     return found
 
 

@@ -29,10 +29,13 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except DiffcacheError as error:
-            click.echo(f"diffcache: {error}", err=True)
+            from diffcache.cache.text import printable
+
+            click.echo(f"diffcache: {printable(error)}", err=True)
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("\ninterrupted; what was committed is kept, and the same command goes on from there", err=True)
+        except KeyboardInterrupt as error:
+            line = str(error) or "interrupted; what was committed is kept, and the same command goes on from there"
+            click.echo(f"\n{line}", err=True)
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:  # the reader of a pipe has gone, as with `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -61,6 +64,19 @@ def extract(pipeline: str, **options: Any) -> None:
     run_extract(pipeline, overrides(options), settings=options["setting"])
 
 
+@main.command()
+@pipeline_file
+@grid_options
+@extract_options
+@backbone_options
+@click.option("--time/--no-time", "timed", default=True, help="Whether to try the network for some seconds.")
+def plan(pipeline: str, timed: bool, **options: Any) -> None:
+    """Show what `extract` would do: what is cached, what is to be computed, and what that takes."""
+    from diffcache.cli.planning import run_plan
+
+    run_plan(pipeline, overrides(options), settings=options["setting"], timed=timed)
+
+
 @main.command("train-heads")
 @pipeline_file
 @grid_options
@@ -86,12 +102,18 @@ def blocks(card: str | None) -> None:
 
 
 @main.command()
+@click.argument("what", required=False)
 @click.option("--cache", default="cache", show_default=True, help="Root folder of the cache.")
-def ls(cache: str) -> None:
-    """List the stores of a cache."""
-    from diffcache.cli.listing import list_stores
+@click.option("--runs", default="runs", show_default=True, help="Folder of the runs.")
+def ls(what: str | None, cache: str, runs: str) -> None:
+    """List the stores of a cache, or show WHAT: the runs made from a store, or the stores a run was made from.
 
-    list_stores(cache)
+    WHAT is a store's folder, the beginning of its fingerprint (images/split/... where several begin so), a run's
+    folder, or the beginning of its id.
+    """
+    from diffcache.cli.listing import list_one, list_stores
+
+    list_stores(cache, runs=runs) if what is None else list_one(what, cache, runs=runs)
 
 
 @main.command()
@@ -105,3 +127,99 @@ def info(store: str | None, cache: str) -> None:
     from diffcache.cli.listing import show_stores
 
     show_stores(store, cache)
+
+
+@main.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--cache", default="cache", show_default=True, help="Root folder of the cache.")
+@click.pass_context
+def diff(ctx: click.Context, a: str, b: str, cache: str) -> None:
+    """Show what differs between the stores A and B; exit with 1 where something does.
+
+    A and B are stores' folders, or beginnings of their fingerprints (images/split/... where several begin so).
+    """
+    from diffcache.cli.housekeeping import diff_stores
+
+    ctx.exit(int(diff_stores(a, b, cache)))
+
+
+@main.command()
+@click.argument("stores", nargs=-1, required=True, metavar="STORE...")
+@click.option("--setting", metavar="SETTING,...", help="Remove only these settings, such as t90/b24/pool2.")
+@click.option("--cache", default="cache", show_default=True, help="Root folder of the cache.")
+@click.option("--runs", default="runs", show_default=True, help="Folder of the runs, to say which use it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rm(stores: tuple[str, ...], setting: str | None, cache: str, runs: str, yes: bool) -> None:
+    """Remove stores, or some settings of them; runs that were made from them stay.
+
+    STORE is a store's folder or the beginning of its fingerprint (images/split/... where several begin so).
+    """
+    from diffcache.cli.housekeeping import remove
+
+    settings = None if setting is None else [text.strip() for text in setting.split(",")]
+    remove(stores, cache, settings=settings, runs=runs, yes=yes)
+
+
+@main.command()
+@click.option("--cache", default="cache", show_default=True, help="Root folder of the cache.")
+@click.option("--delete", is_flag=True, help="Delete it; otherwise it is only listed.")
+def gc(cache: str, delete: bool) -> None:
+    """List what killed processes have left in a cache, and delete it with --delete."""
+    from diffcache.cli.housekeeping import collect
+
+    collect(cache, delete=delete)
+
+
+@main.command()
+@click.argument("store")
+@click.option("--to", required=True, metavar="CACHE", help="Root folder of another cache, where it goes.")
+@click.option("--format", type=click.Choice(["zarr", "hdf5"]), help="Format; the store's own by default.")
+@click.option("--compress", is_flag=True, help="Compress by zstd, after shuffling bytes; such a store is only read.")
+@click.option("--cache", default="cache", show_default=True, help="Root folder of the store's cache.")
+def convert(store: str, to: str, format: str | None, compress: bool, cache: str) -> None:
+    """Write STORE in another format, or compressed or plain, into another cache; all of it is checked.
+
+    STORE is a store's folder or the beginning of its fingerprint (images/split/... where several begin so).
+    """
+    from diffcache.cli import exchange
+
+    exchange.convert(store, cache, to=to, format=format, compression="zstd" if compress else None)
+
+
+@main.command()
+@click.argument("store")
+@click.argument("setting")
+@click.argument("out", type=click.Path())
+@click.option("--cache", default="cache", show_default=True, help="Root folder of the store's cache.")
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+def export(store: str, setting: str, out: str, cache: str, force: bool) -> None:
+    """Write the features of SETTING, with ids and labels, to OUT: .npy, .safetensors or .parquet by its ending.
+
+    STORE is a store's folder or the beginning of its fingerprint (images/split/... where several begin so).
+    """
+    from diffcache.cli import exchange
+
+    exchange.export(store, setting, out, cache, replace=force)
+
+
+@main.command("import")
+@click.argument("features", type=click.Path())
+@click.option("--labels", required=True, type=click.Path(), help="Text file, a number or class a line, or .npy.")
+@click.option("--ids", type=click.Path(), help="Text file, an id a line, or .npy; row numbers by default.")
+@click.option("--images", required=True, metavar="NAME", help="Name of the image set.")
+@click.option("--split", required=True, metavar="SPLIT", help="Split of it: train or test for heads.")
+@click.option("--name", required=True, metavar="BACKBONE", help="What the network is called that made them.")
+@click.option("--class-names", metavar="NAME,...|FILE", help="In label order; a file has one a line.")
+@click.option("--cache", default="cache", show_default=True, help="Root folder of the cache.")
+@click.option("--format", type=click.Choice(["zarr", "hdf5"]), default="zarr", help="Format of a new store.")
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Type to store; that of FEATURES by default.")
+@click.option("--key", metavar="TENSOR", help="Which tensor of a .safetensors file.")
+def import_(features: str, cache: str, **options: Any) -> None:
+    """Put FEATURES made elsewhere into a cache: an array (n, D) or (n, C, H, W) in a .npy or .safetensors file.
+
+    Heads train on them where a pipeline file has [backbone] imported = "BACKBONE" in place of a card.
+    """
+    from diffcache.cli import exchange
+
+    exchange.import_(features, cache, **options)

@@ -67,6 +67,7 @@ _KEYS = {
     "draws": "extract.draws",
     "seed": "extract.seed",
     "augmentation": "extract.augmentation",
+    "derive": "extract.derive",
     "on_overflow": "extract.on_overflow",
     "on_unreadable": "extract.on_unreadable",
     "on_changed": "extract.on_changed",
@@ -123,6 +124,7 @@ extract_options = _all(
     click.option(
         "--augmentation", type=click.Choice(["none", "flip", "crop_flip"]), help="What draws after 0 do to an image."
     ),
+    click.option("--derive/--no-derive", default=None, help="Serve smaller pools from stored larger ones."),
     click.option("--on-overflow", type=click.Choice(["error", "saturate"]), help="Values that float16 cannot hold."),
     click.option("--on-unreadable", type=click.Choice(["error", "mark"]), help="Images that cannot be decoded."),
     click.option("--on-changed", type=click.Choice(["error", "mark"]), help="Images removed or changed since."),

@@ -40,8 +40,8 @@ class _Rate:
             return ""
         rate = done / seconds
         if event.done >= event.total:
-            return f"{_number(rate)} {event.unit}/s, took {_clock(seconds)}"
-        return f"{_number(rate)} {event.unit}/s, {_clock((event.total - event.done) / rate)} left"
+            return f"{_number(rate)} {event.unit}/s, took {clock(seconds)}"
+        return f"{_number(rate)} {event.unit}/s, {clock((event.total - event.done) / rate)} left"
 
 
 class _View(ABC):
@@ -117,7 +117,8 @@ def _number(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """``1:05`` for 65 seconds, ``2:00:00`` for two hours."""
     whole = round(seconds)
     hours, rest = divmod(whole, 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -39,7 +39,7 @@ def print_heads(result: HeadsResult, pipeline: Pipeline) -> None:
     columns = ["head", "setting", "block", "valid.", "test top-1", "95 %", *(["top-5"] if top5 else []),
                "parameters", "epoch", "seconds", ""]  # fmt: skip
     table = plain_table(*columns, right=("valid.", "test top-1", "95 %", "top-5", "parameters", "epoch", "seconds"))
-    names = block_names(pipeline.backbone.card)
+    names = {} if pipeline.backbone.imported else block_names(pipeline.backbone.card)
     for run in runs:
         best = "best linear" if run is result.best_linear else "best other" if run is result.best_other else ""
         table.add_row(

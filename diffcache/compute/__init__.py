@@ -1,7 +1,35 @@
-"""Where the arithmetic runs: devices and precisions, resolved before anything depends on them."""
+"""Where the arithmetic runs: devices and precisions, resolved before anything depends on them.
 
-from diffcache.compute.background import Behind, ahead
-from diffcache.compute.devices import device_facts, resolve_device
-from diffcache.compute.precision import resolve_precision, torch_dtype
+What is listed here is loaded when it is used: threads of work import no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffcache.compute.background import Behind, ahead
+    from diffcache.compute.devices import device_facts, resolve_device
+    from diffcache.compute.precision import resolve_precision, torch_dtype
 
 __all__ = ["Behind", "ahead", "device_facts", "resolve_device", "resolve_precision", "torch_dtype"]
+
+_HOME = {
+    "Behind": "background",
+    "ahead": "background",
+    "device_facts": "devices",
+    "resolve_device": "devices",
+    "resolve_precision": "precision",
+    "torch_dtype": "precision",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,7 +1,28 @@
-"""Diffusion: noise schedules, noising, the noise of a sample, and sampling."""
+"""Noise schedules, the noise of a sample, and sampling.
 
-from diffcache.diffusion.noise import sample_noise
-from diffcache.diffusion.samplers import ddim_sample, respace
-from diffcache.diffusion.schedules import Schedule
+What is listed here is loaded when it is used: a schedule is known without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffcache.diffusion.noise import sample_noise
+    from diffcache.diffusion.samplers import ddim_sample, respace
+    from diffcache.diffusion.schedules import Schedule
+
+_HOME = {"Schedule": "schedules", "ddim_sample": "samplers", "respace": "samplers", "sample_noise": "noise"}
 
 __all__ = ["Schedule", "ddim_sample", "respace", "sample_noise"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from diffcache.backbones import check_setting, load_card
 from diffcache.backbones.blocks import card_blocks
+from diffcache.cache.importing import IMPORTED
 from diffcache.config import SPLITS, Pipeline
-from diffcache.errors import ConfigError, HeadError
+from diffcache.errors import ConfigError, HeadError, SettingError
 from diffcache.heads import stratified_split
 from diffcache.heads.models import CNN_SIDE, check_fit, fits
 from diffcache.images import ImageSource
@@ -22,6 +25,11 @@ def check_heads(pipeline: Pipeline) -> None:
     """
     if not pipeline.heads.heads:
         raise ConfigError(f"{pipeline.file}: no heads; add a table such as [heads.linear]")
+    if pipeline.backbone.imported is not None:
+        for setting in needed_settings(pipeline):
+            if setting != IMPORTED:
+                raise SettingError(f"{setting}: imported features have the one setting {IMPORTED}")
+        return  # what shape they have, only their store knows
     card = load_card(pipeline.backbone.card)
     blocks = card_blocks(card)
     for setting in needed_settings(pipeline):
@@ -47,12 +55,14 @@ def check_classes(pipeline: Pipeline, source: ImageSource) -> None:
 
 
 def needed_settings(pipeline: Pipeline) -> tuple[Setting, ...]:
-    """Every setting that some head of the pipeline may be trained on."""
+    """Every setting that some head of the pipeline may be trained on, those at draw 0 with all their draws."""
     named = {
         setting for head in pipeline.heads.heads if not isinstance(head.settings, str) for setting in head.settings
     }
     grid = any(isinstance(head.settings, str) for head in pipeline.heads.heads)
-    return tuple(sorted(named | (evaluated(pipeline) if grid else set())))
+    wanted = named | (evaluated(pipeline) if grid else set())
+    draws = {replace(s, draw=draw) for s in wanted if s.draw == 0 for draw in range(1, pipeline.extract.draws)}
+    return tuple(sorted(wanted | draws))
 
 
 def evaluated(pipeline: Pipeline) -> set[Setting]:

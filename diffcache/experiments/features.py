@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 from diffcache.backbones import load_card
 from diffcache.cache import Cache, Features, Store, open_cache
+from diffcache.cache.derived import open_features
 from diffcache.config import SPLITS, Pipeline
-from diffcache.errors import AmbiguousError, DeviceError, DiffcacheError, NotCachedError
+from diffcache.errors import AmbiguousError, NotCachedError
 from diffcache.events import Notice, OnEvent, ignore
-from diffcache.experiments.stage_one import PIXELS, pipeline_backbone, pipeline_pixels
+from diffcache.experiments.imported import imported_stores, require_head_fits
+from diffcache.experiments.recipes import PIXELS, chosen_recipe, holds, pixels_recipe, split_settings
 from diffcache.recipe import Recipe
 from diffcache.setting import Setting
 
@@ -30,10 +32,23 @@ class FeatureSet:
     pixels: Mapping[str, Store] | None
 
     def pair(self, setting: Setting) -> tuple[Features, Features]:
-        """Training and test features of a setting; :data:`PIXELS` are the raw pixels."""
+        """Training and test features of a setting, derived where only a larger pool is stored.
+
+        :data:`PIXELS` are the raw pixels.
+        """
         stores = self.pixels if setting == PIXELS and self.pixels is not None else self.stores
-        train, test = (Features(stores[split], setting) for split in SPLITS)
+        train, test = (open_features(stores[split], setting) for split in SPLITS)
         return train, test
+
+    def draws(self, setting: Setting, *, count: int) -> tuple[Features, ...]:
+        """Draws 1 to ``count - 1`` of a setting's training features.
+
+        There are none of raw pixels, and none of a setting at another draw than 0, which is a choice of that draw.
+        """
+        if setting.draw or (setting == PIXELS and self.pixels is not None):
+            return ()
+        store = self.stores[SPLITS[0]]
+        return tuple(open_features(store, replace(setting, draw=draw)) for draw in range(1, count))
 
 
 def find_features(
@@ -45,9 +60,11 @@ def find_features(
 ) -> FeatureSet:
     """Find complete features of some settings, and of the raw pixels where the pipeline compares with them.
 
-    The recipe is made from the card and the file of weights. Where that file is not here, or where
-    the cache was written in another precision than ``auto`` means here, the recipe is the one that
-    the stores of that card recorded.
+    Imported features are found by their name. Else the recipe is made from the card and the file of
+    weights. Where that file is not here, or where the cache was written in another precision than
+    ``auto`` means here, the recipe is the one that the stores of that card recorded.
+
+    A setting counts as there where a larger pool of it is, which it can be derived from.
 
     Args:
         pipeline: names the cache, the image set and the backbone.
@@ -58,13 +75,18 @@ def find_features(
     Raises:
         NotCachedError: they are not all there.
         AmbiguousError: several recipes fit.
+        HeadError: a head does not fit the imported features.
     """
     cache = open_cache(pipeline.cache)
+    if pipeline.backbone.imported is not None:
+        stores = imported_stores(pipeline, cache, recipe=recipe)
+        require_head_fits(pipeline, stores[SPLITS[0]])
+        return FeatureSet(pipeline.backbone.imported, stores, None)
     fingerprint = recipe or _fingerprint(pipeline, cache, settings, on_event)
     stores = {split: _store(cache, pipeline, split, fingerprint, settings) for split in SPLITS}
     pixels = None
     if pipeline.heads.pixels:
-        own = pipeline_pixels(pipeline).recipe(seed=0, dtype=pipeline.extract.dtype).fingerprint
+        own = pixels_recipe(pipeline).fingerprint
         pixels = {split: _store(cache, pipeline, split, own, [PIXELS]) for split in SPLITS}
     return FeatureSet(load_card(pipeline.backbone.card).name, stores, pixels)
 
@@ -75,7 +97,7 @@ def _store(cache: Cache, pipeline: Pipeline, split: str, fingerprint: str, setti
     found = cache.find(images=pipeline.images.name, split=split, recipe=fingerprint)
     if len(found) > 1:
         raise AmbiguousError(f"{cache.root}: several recipes begin with {fingerprint}; give more of its digits")
-    lacking = [s for s in settings if not found or s not in found[0].settings or not found[0].is_complete(s)]
+    lacking = [s for s in split_settings(settings, split) if not found or not found[0].serves(s)]
     if lacking:
         raise NotCachedError(f"{cache.root}: {name}: {len(lacking)} settings are not cached, or not all of their rows: "
                              f"{', '.join(map(str, lacking[:3]))}{', ...' if len(lacking) > 3 else ''}")  # fmt: skip
@@ -84,7 +106,7 @@ def _store(cache: Cache, pipeline: Pipeline, split: str, fingerprint: str, setti
 
 def _fingerprint(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], on_event: OnEvent) -> str:
     card = load_card(pipeline.backbone.card).name
-    own = _recipe(pipeline)
+    own = chosen_recipe(pipeline, cache, settings, any_device=True)  # reading a cache needs no such device
     stores = cache.find(images=pipeline.images.name, split=SPLITS[0])
     if any(store.recipe == own for store in stores):
         return own.fingerprint
@@ -92,7 +114,13 @@ def _fingerprint(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], 
     # not here, and a precision that was left to the machine.
     open_ = {"weights"} if own.weights is None else set()
     open_ |= {"precision"} if pipeline.backbone.precision == "auto" else set()
-    fitting = [s for s in stores if set(_differs_in(s, own)) <= open_ and s.backbone == card and _holds(s, settings)]
+    fitting = [
+        store
+        for store in stores
+        if store.backbone == card
+        and set(_differs_in(store, own)) <= open_
+        and holds(cache, pipeline.images.name, store.recipe, settings)
+    ]
     if len(fitting) == 1:
         found = fitting[0].recipe
         why = "the weights are not here" if own.weights is None else f"here precision auto is {own.precision}"
@@ -107,25 +135,6 @@ def _fingerprint(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], 
     ]
     known = "".join(f"; {s.fingerprint[:16]} differs in {names}" for s, names in others[:3] if names)
     raise NotCachedError(f"{cache.root}: the features of {name} are not cached, or not all of them{known}")
-
-
-def _recipe(pipeline: Pipeline) -> Recipe:
-    """The pipeline's own recipe, as far as it is known here: ``weights`` is None where the file is not."""
-    config = pipeline.backbone
-    if config.weights is not None and not config.weights.is_file():
-        config = replace(config, weights=None)
-    try:
-        backbone = pipeline_backbone(replace(pipeline, backbone=config))
-    except DeviceError:  # reading a cache needs no such device
-        backbone = pipeline_backbone(replace(pipeline, backbone=replace(config, device="cpu")))
-    return backbone.recipe(seed=pipeline.extract.seed, dtype=pipeline.extract.dtype)
-
-
-def _holds(store: Store, settings: Sequence[Setting]) -> bool:
-    try:
-        return all(setting in store.settings and store.is_complete(setting) for setting in settings)
-    except DiffcacheError:
-        return False
 
 
 def _differs_in(store: Store, own: Recipe) -> list[str]:

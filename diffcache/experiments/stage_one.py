@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from diffcache.backbones import Backbone, PixelsBackbone, load_card, open_backbone
+from diffcache.backbones import load_card
+from diffcache.backbones.recipes import check_arguments
 from diffcache.cache import open_cache
-from diffcache.compute import resolve_device
-from diffcache.config import SPLITS, Pipeline
-from diffcache.errors import ImageError
+from diffcache.cache.layout import sized
+from diffcache.config import Pipeline
 from diffcache.events import Notice, OnEvent, ignore
-from diffcache.extraction import Extracted, extract
-from diffcache.images import ImageSource, open_split
+from diffcache.experiments.opening import pipeline_backbone
+from diffcache.experiments.plan import Plan, plan_pipeline
+from diffcache.extraction.survey import Extracted, all_cached
+from diffcache.images import ImageSource
 from diffcache.setting import Setting
-
-PIXELS = Setting(t=None, b=1, pool=0)
-"""The setting of the raw pixels: no noise, the only block, the whole map."""
 
 
 def extract_pipeline(
@@ -27,70 +26,66 @@ def extract_pipeline(
 ) -> list[Extracted]:
     """Bring the cache to hold all that a pipeline names.
 
+    What is to be done is planned first; where the cache has it all, neither PyTorch nor the network is loaded.
+
     Args:
         pipeline: what to extract, and where to.
         settings: these instead of the pipeline's grid.
-        sources: its images, where they were opened already by :func:`open_images`.
+        sources: its images, where they were opened already.
         on_event: hears of progress.
 
     Returns:
-        What was done for each split and backbone.
+        What was done for each backbone and split.
 
     Raises:
+        DiskFullError: the disk cannot hold it; nothing was written.
         DiffcacheError: as :func:`diffcache.extraction.extract`, or the images or weights are not there.
     """
-    wanted = pipeline.extract.settings if settings is None else tuple(settings)
-    backbone = pipeline_backbone(pipeline)
-    jobs: list[tuple[Backbone, Sequence[Setting]]] = [(backbone, wanted)]
-    if pipeline.heads.pixels:
-        jobs.append((pipeline_pixels(pipeline), (PIXELS,)))
-    sources = open_images(pipeline, on_event=on_event) if sources is None else sources
-    cache = open_cache(pipeline.cache, create=True)
-    return [
-        extract(
-            network,
-            source,
-            some,
-            cache=cache,
-            images=pipeline.images.name,
-            split=split,
-            seed=pipeline.extract.seed,
-            format=pipeline.extract.format,
-            dtype=pipeline.extract.dtype,
-            batch_size=pipeline.extract.batch_size,
-            decode_threads=pipeline.extract.decode_threads,
-            on_event=on_event,
-        )
-        for network, some in jobs
-        for split, source in sources.items()
-    ]
+    card = load_card(pipeline.backbone.card)
+    check_arguments(card, pipeline.backbone.weights, condition=pipeline.backbone.condition)
+    plan = plan_pipeline(pipeline, settings=settings, sources=sources, on_event=on_event)
+    done: list[Extracted] = []
+    if not plan.idle:
+        plan.require_room()
+        on_event(Notice(_said(plan)))
+        for job in plan.jobs:  # weights that are missing are a reason to stop before the first hour, not after it
+            pipeline_backbone(pipeline, job.card, precision=job.recipe.precision)
+        open_cache(pipeline.cache, create=True)
+    for job in plan.jobs:
+        if job.idle and job.store is not None and job.found is not None:
+            done.append(all_cached(job.store, job.found, on_event=on_event))
+            continue
 
+        from diffcache.extraction.run import extract
 
-def pipeline_backbone(pipeline: Pipeline) -> Backbone:
-    """The pipeline's backbone, opened; its weights are not read."""
-    config = pipeline.backbone
-    return open_backbone(
-        config.card, config.weights, device=config.device, precision=config.precision, condition=config.condition
-    )
-
-
-def pipeline_pixels(pipeline: Pipeline) -> Backbone:
-    """The pixels that the pipeline's backbone is given, as a backbone of their own."""
-    return PixelsBackbone(load_card(pipeline.backbone.card), device=resolve_device("cpu"))
-
-
-def open_images(pipeline: Pipeline, *, on_event: OnEvent = ignore) -> dict[str, ImageSource]:
-    """The splits of a pipeline's image set, with one numbering of the classes."""
-    names: Sequence[str] | None = pipeline.images.class_names
-    sources: dict[str, ImageSource] = {}
-    for split in SPLITS:
-        source = open_split(pipeline.images.splits[split], class_names=names)
-        if source.skipped:
-            on_event(
-                Notice(f"{pipeline.images.name}/{split}: {source.skipped:,} files that are no images were skipped")
+        config = pipeline.extract
+        done.append(
+            extract(
+                pipeline_backbone(pipeline, job.card, precision=job.recipe.precision),
+                job.source,
+                job.settings,
+                cache=open_cache(pipeline.cache),
+                images=job.images,
+                split=job.split,
+                seed=config.seed,
+                augmentation=config.augmentation,
+                format=config.format,
+                dtype=config.dtype,
+                batch_size=config.batch_size,
+                decode_threads=config.decode_threads,
+                derive=config.derive,
+                on_overflow=config.on_overflow,
+                on_unreadable=config.on_unreadable,
+                on_changed=config.on_changed,
+                on_event=on_event,
             )
-        if not len(source):
-            raise ImageError(f"{pipeline.images.name}/{split}: expected at least one image, found none")
-        names = source.class_names
-        sources[split] = source
-    return sources
+        )
+    return done
+
+
+def _said(plan: Plan) -> str:
+    """The plan in a line."""
+    return (
+        f"to do: {plan.passes:,} images' passes through the network, {sized(plan.new_bytes)} to write, "
+        f"{sized(plan.free_bytes)} free"
+    )

@@ -9,7 +9,7 @@ from diffcache.config import HeadConfig, Pipeline, head_config
 from diffcache.events import OnEvent, ignore
 from diffcache.experiments.checks import check_heads, evaluated
 from diffcache.experiments.features import FeatureSet
-from diffcache.experiments.stage_one import PIXELS
+from diffcache.experiments.recipes import PIXELS
 from diffcache.heads import PairedDifference, Run, best_run, train_head
 from diffcache.heads.models import fits
 from diffcache.setting import Setting
@@ -42,6 +42,8 @@ class HeadsResult:
 
 def train_pipeline(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEvent = ignore) -> HeadsResult:
     """Train every head of a pipeline on its settings; runs that exist are not repeated.
+
+    Heads train on all draws that the pipeline extracts, and are evaluated on draw 0.
 
     Args:
         pipeline: names the heads.
@@ -88,6 +90,7 @@ class _Trainer:
 
     def train(self, head: HeadConfig, setting: Setting) -> Run:
         key = (replace(head, settings=()), setting)
+        pixels = setting == PIXELS and self.features.pixels is not None
         if key not in self._done:
             train, test = self.features.pair(setting)
             self._done[key] = train_head(
@@ -95,9 +98,10 @@ class _Trainer:
                 test,
                 head,
                 runs=self.pipeline.runs,
+                draws=self.features.draws(setting, count=self.pipeline.extract.draws),
                 validation=self.pipeline.heads.validation,
                 split_seed=self.pipeline.heads.split_seed,
-                backbone="pixels" if setting == PIXELS else self.features.backbone,
+                backbone="pixels" if pixels else self.features.backbone,
                 on_event=self.on_event,
             )
         return self._done[key]

@@ -38,8 +38,8 @@ def choose_group_size(
     Raises:
         DeviceError: not even one image fits.
     """
-    largest = _LARGEST.get(backbone.device.type, _LARGEST_ELSEWHERE)
-    first = size = min(largest, _estimate(backbone, max(blocks))) if asked == "auto" else int(asked)
+    first = size = expected_group_size(backbone, last_block=max(blocks)) if asked == "auto" else int(asked)
+    largest = _largest(backbone)
     if asked == "auto" and backbone.device.type == "cuda" and fits(size, backbone, blocks=blocks, pass_=pass_):
         while size < largest and fits(2 * size, backbone, blocks=blocks, pass_=pass_):
             size *= 2
@@ -74,12 +74,19 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _estimate(backbone: Backbone, last: int) -> int:
-    """A power of two: twice the outputs of all blocks up to the last one fit in a share of the free memory."""
+def _largest(backbone: Backbone) -> int:
+    return _LARGEST.get(backbone.device.type, _LARGEST_ELSEWHERE)
+
+
+def expected_group_size(backbone: Backbone, *, last_block: int) -> int:
+    """What ``auto`` begins with.
+
+    A power of two: twice the outputs of all blocks up to the last one fit in a share of the free memory.
+    """
     if backbone.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(backbone.device)
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4 << 30
-    values = sum(block.channels * block.height * block.width for block in backbone.blocks[:last])
+    values = sum(block.channels * block.height * block.width for block in backbone.blocks[:last_block])
     most = max(1, int(_SHARE * free / (2 * _ELEMENT[backbone.precision] * values)))
-    return 1 << (most.bit_length() - 1)
+    return min(_largest(backbone), 1 << (most.bit_length() - 1))

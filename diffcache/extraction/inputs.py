@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -11,9 +11,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffcache.cache import Store
 from diffcache.diffusion import sample_noise
+from diffcache.diffusion.noise import sample_generator
+from diffcache.extraction.matching import Matching
 from diffcache.extraction.work import RangeWork
-from diffcache.images import ImageSource, Preprocessing, load_batches, to_unit
+from diffcache.images import (
+    Augmentation,
+    ImageSource,
+    LoadedBatch,
+    Preprocessing,
+    Wanted,
+    Window,
+    load_batches,
+    to_unit,
+)
 from diffcache.setting import Pass
 
 _DECODED_AHEAD = 2
@@ -26,17 +38,26 @@ class Group:
     Attributes:
         work: the range that it is part of.
         start, stop: its rows in the segment, padding left out.
-        x0: images in [-1, 1], float32 (size, channels, height, width), on the host.
+        x0: draw to its images in [-1, 1], float32 (size, channels, height, width), on the host; draws without
+            augmentation of their own share the images of draw 0.
         digests: content hashes, uint8 (stop - start, 32).
+        stamps: of the images' files, int64 (stop - start, 2).
         ids: ids of the rows, padding included.
+        unreadable: row, counted over the store, to the reason why its image is not used.
     """
 
     work: RangeWork
     start: int
     stop: int
-    x0: Tensor
+    x0: Mapping[int, Tensor]
     digests: NDArray[np.uint8]
+    stamps: NDArray[np.int64]
     ids: list[str]
+    unreadable: Mapping[int, str]
+
+    def images(self, draw: int) -> Tensor:
+        """The images of a draw."""
+        return self.x0.get(draw, self.x0[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,47 +69,96 @@ class Input:
     noise: Tensor | None
 
 
-def inputs(
-    work: Iterable[RangeWork],
-    source: ImageSource,
-    preprocessing: Preprocessing,
-    *,
-    size: int,
-    seed: int,
-    threads: int,
-    pinned: bool,
-) -> Generator[Input, None, None]:
+class Inputs:
     """Every forward computation of a job, in order: each group is decoded once and serves all its passes.
 
     Args:
-        work: what is left.
+        store: the store; rows that it has marked are not read again.
         source: the images.
+        matching: which image each row is.
         preprocessing: what is done to each.
-        size: images a group.
-        seed: the recipe's seed.
+        augmentation: what draws after 0 do to it.
         threads: decoding threads.
         pinned: whether the tensors lie in page-locked memory, for copies that do not block.
+        mark_unreadable: whether images that cannot be read are passed over, with a reason, in place of an error.
     """
-    groups = [(part, start, stop) for part in work for start, stop in part.groups(size)]
-    rows = (range(part.store_row(start), part.store_row(stop)) for part, start, stop in groups)
-    batches = load_batches(source, preprocessing, rows, threads=threads, ahead=_DECODED_AHEAD)
-    with closing(batches):
-        for (part, start, stop), batch in zip(groups, batches, strict=True):
-            last = [int(batch.indices[-1])] * (size - len(batch))
-            ids = [source.ids[i] for i in (*batch.indices.tolist(), *last)]
-            pixels = np.concatenate([batch.pixels, np.repeat(batch.pixels[-1:], len(last), axis=0)])
-            group = Group(part, start, stop, _on_host(to_unit(pixels), pinned), batch.digests, ids)
-            for pass_ in part.passes:
-                yield Input(group, pass_, _noise(group, pass_, seed=seed, pinned=pinned))
 
+    def __init__(
+        self,
+        store: Store,
+        source: ImageSource,
+        matching: Matching,
+        preprocessing: Preprocessing,
+        *,
+        augmentation: Augmentation | None,
+        threads: int,
+        pinned: bool,
+        mark_unreadable: bool,
+    ) -> None:
+        self._store, self._source, self._rows = store, source, matching.rows
+        self._preprocessing, self._augmentation = preprocessing, augmentation
+        self._threads, self._pinned, self._mark_unreadable = threads, pinned, mark_unreadable
+        self._size, self._seed = store.group_size, store.recipe.seed
+        self._marked = np.zeros(store.rows, np.bool_)  # as of now: the writer adds to the store's own
+        self._marked[list(store.marks)] = True
+        self._hashes = store.content_hashes() if store.marks else None
 
-def _noise(group: Group, pass_: Pass, *, seed: int, pinned: bool) -> Tensor | None:
-    if pass_.t is None:
-        return None
-    shape = tuple(group.x0.shape[1:])
-    return _on_host(sample_noise(group.ids, shape, seed=seed, t=pass_.t, draw=pass_.draw), pinned)
+    def of(self, work: Iterable[RangeWork]) -> Generator[Input, None, None]:
+        """The forward computations of what is left."""
+        groups = [(part, start, stop) for part in work for start, stop in part.groups(self._size)]
+        batches = load_batches(
+            self._source,
+            self._preprocessing,
+            self._wanted(groups),
+            threads=self._threads,
+            ahead=_DECODED_AHEAD,
+            windows=None if self._augmentation is None else self._window,
+            mark_unreadable=self._mark_unreadable,
+        )
+        with closing(batches):
+            for (part, start, stop), batch in zip(groups, batches, strict=True):
+                group = self._group(part, start, stop, batch)
+                for pass_ in part.passes:
+                    yield Input(group, pass_, self._noise(group, pass_))
 
+    def _wanted(self, groups: Iterable[tuple[RangeWork, int, int]]) -> Iterator[Wanted]:
+        for part, start, stop in groups:
+            rows = slice(part.store_row(start), part.store_row(stop))
+            yield Wanted(self._rows[rows], part.draws, frozenset(np.flatnonzero(self._marked[rows]).tolist()))
 
-def _on_host(values: NDArray[np.float32], pinned: bool) -> Tensor:
-    tensor = torch.from_numpy(values)
-    return tensor.pin_memory() if pinned else tensor
+    def _window(self, i: int, draw: int) -> Window | None:
+        assert self._augmentation is not None
+        generator = sample_generator(self._seed, self._source.ids[i], t=None, draw=draw, purpose="augmentation")
+        return self._augmentation.window(generator)
+
+    def _group(self, part: RangeWork, start: int, stop: int, batch: LoadedBatch) -> Group:
+        first, lacking = part.store_row(start), self._size - len(batch)
+        marked = np.flatnonzero(self._marked[first : first + len(batch)])
+        if len(marked) and self._hashes is not None and self._store.ledger.at(part.rows):
+            # What was seen of a marked row's image when its range was first committed stays what is recorded.
+            batch.digests[marked] = self._hashes[first : first + len(batch)][marked]
+        ids = [self._source.ids[i] if i >= 0 else "" for i in batch.indices.tolist()]
+        return Group(
+            work=part,
+            start=start,
+            stop=stop,
+            x0={draw: self._on_host(batch.of_draw(draw), lacking) for draw in (0, *batch.augmented)},
+            digests=batch.digests,
+            stamps=batch.stamps,
+            ids=[*ids, *[ids[-1]] * lacking],
+            unreadable={first + k: reason for k, reason in batch.unreadable.items()},
+        )
+
+    def _on_host(self, pixels: NDArray[np.uint8], lacking: int) -> Tensor:
+        padded = np.concatenate([pixels, np.repeat(pixels[-1:], lacking, axis=0)]) if lacking else pixels
+        return self._pin(to_unit(padded))
+
+    def _noise(self, group: Group, pass_: Pass) -> Tensor | None:
+        if pass_.t is None:
+            return None
+        shape = tuple(group.x0[0].shape[1:])
+        return self._pin(sample_noise(group.ids, shape, seed=self._seed, t=pass_.t, draw=pass_.draw))
+
+    def _pin(self, values: NDArray[np.float32]) -> Tensor:
+        tensor = torch.from_numpy(values)
+        return tensor.pin_memory() if self._pinned else tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,23 +13,50 @@ from diffcache.setting import Setting
 _STORED = {"float16": torch.float16, "float32": torch.float32}
 
 
-def pooled(outputs: Mapping[int, Tensor], settings: Iterable[Setting], *, dtype: str) -> dict[Setting, Tensor]:
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What is stored of one setting of a group.
+
+    Attributes:
+        values: (n, channels, pool, pool) of the storage type, contiguous; for pool 0 the map as it is.
+        overflowed: how many values of each row are finite and do not fit the storage type, int64 (n,).
+        broken: whether a row holds values that are not finite before they are stored, bool (n,).
+    """
+
+    values: Tensor
+    overflowed: Tensor
+    broken: Tensor
+
+
+def pooled(
+    outputs: Mapping[int, Tensor], settings: Iterable[Setting], *, dtype: str, saturate: bool = False
+) -> dict[Setting, Stored]:
     """The stored values of some settings of one pass, still on the device.
 
     Args:
         outputs: block number to its output, (n, channels, height, width).
         settings: which blocks and pools; each pool divides its block's map.
         dtype: storage type, ``float16`` or ``float32``.
-
-    Returns:
-        Setting to its values, (n, channels, pool, pool), contiguous; for pool 0 the map as it is.
+        saturate: whether what does not fit becomes the type's largest value, and not infinity.
     """
     return {
-        setting: average_pool(outputs[setting.b], setting.pool).to(
-            _STORED[dtype], memory_format=torch.contiguous_format
-        )
+        setting: stored(average_pool(outputs[setting.b], setting.pool), dtype=dtype, saturate=saturate)
         for setting in settings
     }
+
+
+def stored(values: Tensor, *, dtype: str, saturate: bool) -> Stored:
+    """Values in the storage type, with a count of what it cannot hold."""
+    kind = _STORED[dtype]
+    cast = values.to(kind, memory_format=torch.contiguous_format)
+    infinite = ~torch.isfinite(cast)
+    finite = torch.isfinite(values)
+    overflowed = (infinite & finite).flatten(1).sum(dim=1)
+    broken = ~finite.flatten(1).all(dim=1)
+    if saturate:
+        limit = torch.finfo(kind).max
+        cast = cast.clamp(-limit, limit)
+    return Stored(cast, overflowed, broken)
 
 
 def average_pool(maps: Tensor, pool: int) -> Tensor:
@@ -45,9 +73,3 @@ def average_pool(maps: Tensor, pool: int) -> Tensor:
         return maps
     cells = maps.unflatten(3, (pool, -1)).unflatten(2, (pool, -1))  # views, whatever the memory layout
     return cells.mean(dim=(3, 5), dtype=torch.float32)
-
-
-def first_not_finite(values: Tensor) -> int | None:
-    """The first row that holds an infinity or a NaN, or None."""
-    bad = ~torch.isfinite(values).flatten(1).all(dim=1)
-    return int(bad.nonzero()[0]) if bool(bad.any()) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,17 +16,21 @@ from torch import Tensor
 
 from diffcache import __version__
 from diffcache.backbones import Backbone, check_setting
-from diffcache.cache import Cache, Samples, Store
+from diffcache.cache import Cache, Samples
+from diffcache.cache.lock import command_line
 from diffcache.cache.part import Part
 from diffcache.cache.writer import Writer
 from diffcache.compute import Behind, ahead, device_facts
 from diffcache.errors import DeviceError, SettingError, StorageOverflowError
 from diffcache.events import Fallback, Notice, OnEvent, Progress, ignore
 from diffcache.extraction.group_size import choose_group_size, out_of_memory
-from diffcache.extraction.inputs import Group, Input, inputs
-from diffcache.extraction.pooling import first_not_finite, pooled
+from diffcache.extraction.inputs import Group, Input, Inputs
+from diffcache.extraction.interrupt import Interrupted, interrupts_held
+from diffcache.extraction.matching import apply_changes, grow
+from diffcache.extraction.pooling import Stored, pooled
+from diffcache.extraction.survey import Extracted, all_cached, say_derived, survey
 from diffcache.extraction.work import RangeWork, work_left
-from diffcache.images import ImageSource
+from diffcache.images import ImageSource, augmentation_named
 from diffcache.setting import Pass, Setting
 
 try:
@@ -38,21 +42,6 @@ _INPUTS_AHEAD = 2
 _WRITES_BEHIND = 4
 
 
-@dataclass(frozen=True)
-class Extracted:
-    """What a call of :func:`extract` did.
-
-    Attributes:
-        store: where the features are.
-        images: images that passed the network, each counted once a pass; 0 where all was cached.
-        seconds: time of the forward passes, reading and writing; loading of weights left out.
-    """
-
-    store: Store
-    images: int
-    seconds: float
-
-
 def extract(
     backbone: Backbone,
     source: ImageSource,
@@ -62,17 +51,24 @@ def extract(
     images: str,
     split: str,
     seed: int = 0,
+    augmentation: str = "none",
     format: str = "zarr",
     dtype: str = "float16",
     batch_size: int | str = "auto",
     decode_threads: int = 4,
+    derive: bool = True,
+    on_overflow: str = "error",
+    on_unreadable: str = "error",
+    on_changed: str = "error",
     on_event: OnEvent = ignore,
 ) -> Extracted:
     """Bring a store to hold some settings of every image; what it holds already is not computed again.
 
     All blocks and pools of a (t, draw) come from one forward pass, which ends at the last block asked
     for. Rows exist once their range is committed, so a call that is killed loses only the range in
-    hand, and the same call goes on from there.
+    hand, and the same call goes on from there. Images that the store does not have are added to it. A
+    setting that the store can serve from a larger pool is not computed. Ctrl-C ends it after the group
+    in hand.
 
     Args:
         backbone: the frozen network; its weights are read only if something is to be computed.
@@ -80,11 +76,16 @@ def extract(
         settings: what to extract.
         cache: where the store is or will be.
         images, split: name of the image set and of the split; with the recipe, the store's key.
-        seed: seed of the noise.
+        seed: seed of the noise and of the augmentation.
+        augmentation: what draws after 0 do to the image: ``none``, ``flip`` or ``crop_flip``.
         format: ``zarr`` or ``hdf5``; for a new store.
         dtype: storage type, ``float16`` or ``float32``.
         batch_size: images a group, or ``auto``; a store that was begun keeps its own.
         decode_threads: threads that read and decode images.
+        derive: whether a smaller pool is served from a stored larger one, and not computed.
+        on_overflow: ``error``, or ``saturate``: values beyond the storage type become its largest, and are counted.
+        on_unreadable: ``error``, or ``mark``: images that cannot be read get a marked row of zeros.
+        on_changed: ``error``, or ``mark``: rows of images that were removed or changed since are marked.
         on_event: hears of progress and fallbacks.
 
     Raises:
@@ -94,6 +95,7 @@ def extract(
         StorageOverflowError: a value does not fit the storage type.
         DiskFullError: no room.
         DeviceError: out of memory.
+        Interrupted: Ctrl-C; it says what is left.
     """
     wanted = tuple(sorted(set(settings)))
     if not wanted:
@@ -102,55 +104,72 @@ def extract(
         raise DeviceError("device 'meta' holds shapes and no values; choose another with --device")
     for setting in wanted:
         check_setting(setting, backbone.card, backbone.blocks)
-    recipe = backbone.recipe(seed=seed, dtype=dtype)
-    samples = Samples(source.ids, source.labels, source.class_names)
+    augmenting = augmentation_named(augmentation)
+    plain = None if augmenting is None else augmenting.plain()
+    recipe = backbone.recipe(seed=seed, dtype=dtype, augmentation=plain)
     fallbacks = list(backbone.fallbacks)
-    begun = cache.find(images=images, split=split, recipe=recipe)
-    if begun:
-        size = begun[0].group_size
-    else:
+    store = cache.store(images=images, split=split, recipe=recipe)
+    begun = store is not None
+    if store is None:
         _load(backbone, on_event)
         size, halved = choose_group_size(batch_size, backbone, blocks={s.b for s in wanted}, pass_=wanted[0].pass_)
         fallbacks += halved
-    # Also where the store is there: this compares its images with those of the source.
-    store = cache.create_store(
-        images=images,
-        split=split,
-        recipe=recipe,
-        samples=samples,
-        format=format,
-        backbone=backbone.card.name,
-        group_size=size,
-        on_event=on_event,
-    )
-    if not work_left(store, wanted):
-        on_event(Notice(f"{images}/{split}: all {len(wanted)} settings of {store.rows:,} images are cached"))
-        return Extracted(store, 0, 0.0)
+        store = cache.create_store(
+            images=images,
+            split=split,
+            recipe=recipe,
+            samples=Samples(source.ids, source.labels, source.class_names),
+            format=format,
+            backbone=backbone.card.name,
+            group_size=size,
+            on_event=on_event,
+        )
+    if store.format != format:
+        fallbacks.append(Fallback("format", format, store.format, "the store was begun in it"))
+    # Before the lock is waited for: whoever asks for what exists waits for nobody.
+    found = survey(store, source, wanted, derive=derive, on_changed=on_changed, on_event=on_event)
+    if found.idle:
+        return all_cached(store, found, on_event=on_event)
     if batch_size not in ("auto", store.group_size):
         reason = "the store was begun with it, and rows are computed in the same groups"
         fallbacks.append(Fallback("batch_size", str(batch_size), str(store.group_size), reason))
     for fallback in fallbacks:
         on_event(fallback)
-    if begun:
-        _load(backbone, on_event)
     _allow_open_files()
     with store.writing(on_event=on_event) as writer:
-        work = work_left(store, wanted)  # another process may have done it while this one waited
+        # Another process may have done some of it, or all, while this one waited.
+        found = survey(store, source, wanted, derive=derive, on_changed=on_changed, on_event=on_event)
+        apply_changes(writer, found.changes, on_event=on_event)
+        matching = grow(writer, source, found.matching, on_event=on_event)
+        work = work_left(store, found.computed)
         if not work:
-            on_event(Notice(f"{images}/{split}: done by another process meanwhile"))
-            return Extracted(store, 0, 0.0)
+            return all_cached(store, found, on_event=on_event)
+        say_derived(store, found, on_event=on_event)
+        if begun:
+            _load(backbone, on_event)
         lacking = {setting for part in work for some in part.passes.values() for setting in some}
         blocks = backbone.blocks
         writer.add_arrays(
             {s: blocks[s.b - 1].pooled_shape(s.pool) for s in lacking},
             block_names={block.number: block.name for block in blocks},
         )
-        run = _Run(backbone, source, writer, fallbacks=fallbacks, on_event=on_event)
-        return run.all(work, decode_threads=decode_threads)
+        made = Inputs(
+            store,
+            source,
+            matching,
+            backbone.card.preprocessing,
+            augmentation=augmenting,
+            threads=decode_threads,
+            pinned=backbone.device.type == "cuda",
+            mark_unreadable=on_unreadable == "mark",
+        )
+        run = _Run(backbone, writer, fallbacks=fallbacks, saturate=on_overflow == "saturate", on_event=on_event)
+        images_done, seconds = run.all(work, made)
+        return Extracted(store, images_done, seconds, found.derived)
 
 
 def _load(backbone: Backbone, on_event: OnEvent) -> None:
-    if backbone.card.kind != "pixels":
+    if backbone.card.has_network:
         on_event(Notice(f"{backbone.card.name} on {backbone.device} in {backbone.precision}"))
     backbone.load()
 
@@ -169,13 +188,13 @@ class _Run:
     def __init__(
         self,
         backbone: Backbone,
-        source: ImageSource,
         writer: Writer,
         *,
         fallbacks: Sequence[Fallback],
+        saturate: bool,
         on_event: OnEvent,
     ) -> None:
-        self.backbone, self.source, self.writer = backbone, source, writer
+        self.backbone, self.writer, self.saturate = backbone, writer, saturate
         self.store, self.recipe, self.on_event = writer.store, writer.store.recipe, on_event
         self.fallbacks = [asdict(fallback) for fallback in fallbacks]
         self.task = f"extract {self.store.images}/{self.store.split} ({self.store.backbone})"
@@ -185,49 +204,58 @@ class _Run:
             "numpy": np.__version__,
             "pillow": PIL.__version__,
             "group_size": self.store.group_size,
+            "command": command_line(),
             **device_facts(backbone.device),
         }
         self._group: Group | None = None
-        self._x0 = torch.empty(0)
+        self._x0: dict[int, Tensor] = {}
         self._open: dict[Pass, Part] = {}
         self._digests: dict[Pass, list[NDArray[np.uint8]]] = {}
+        self._stamps: dict[Pass, list[NDArray[np.int64]]] = {}
+        self._marked = 0
 
-    def all(self, work: list[RangeWork], *, decode_threads: int) -> Extracted:
-        """Compute and commit every range."""
+    def all(self, work: list[RangeWork], made: Inputs) -> tuple[int, float]:
+        """Compute and commit every range; how many images passed the network, and in how many seconds."""
         total, done = sum(part.images for part in work), 0
         began = time.perf_counter()
         self.on_event(Progress(self.task, 0, total))
-        made = inputs(
-            work,
-            self.source,
-            self.backbone.card.preprocessing,
-            size=self.store.group_size,
-            seed=self.recipe.seed,
-            threads=decode_threads,
-            pinned=self.on_gpu,
-        )
         with ExitStack() as stack:
             stack.callback(self._close_parts)
+            pressed = stack.enter_context(interrupts_held())
             behind = stack.enter_context(Behind(count=_WRITES_BEHIND))
-            coming = stack.enter_context(closing(ahead(made, count=_INPUTS_AHEAD)))
+            coming = stack.enter_context(closing(ahead(made.of(work), count=_INPUTS_AHEAD)))
             for item in coming:
                 values, arrived = self._forward(item)
                 behind.submit(self._write, item.group, item.pass_, values, arrived)
                 done += item.group.stop - item.group.start
                 self.on_event(Progress(self.task, done, total))
+                if pressed():
+                    behind.wait()
+                    raise self._interrupted(work)
             behind.wait()
-        return Extracted(self.store, total, time.perf_counter() - began)
+        if self._marked:
+            text = f"{self._marked:,} images could not be read; their rows are marked, and heads leave them out"
+            self.on_event(Notice(f"{self.store.images}/{self.store.split}: {text}"))
+        return total, time.perf_counter() - began
 
-    def _forward(self, item: Input) -> tuple[dict[Setting, Tensor], torch.cuda.Event | None]:
-        """The stored values of one input, on the host or on their way to it."""
+    def _interrupted(self, work: list[RangeWork]) -> Interrupted:
+        """What Ctrl-C leaves: the ranges that are not committed are run again as a whole."""
+        settings = {setting for part in work for some in part.passes.values() for setting in some}
+        left, whole = (sum(part.images for part in some) for some in (work_left(self.store, settings), work))
+        return Interrupted(
+            f"{self.store.images}/{self.store.split}: interrupted; {whole - left:,} of {whole:,} images' passes were "
+            f"committed, {left:,} are left; the same command goes on from there"
+        )
+
+    def _forward(self, item: Input) -> tuple[dict[Setting, Stored], torch.cuda.Event | None]:
+        """What is stored of one input, on the host or on its way to it."""
         settings = item.group.work.passes[item.pass_]
         device = self.backbone.device
         try:
-            if item.group is not self._group:  # sent once, for all passes
-                self._group, self._x0 = item.group, item.group.x0.to(device, non_blocking=True)
+            x0 = self._sent(item.group, item.pass_.draw)
             noise = None if item.noise is None else item.noise.to(device, non_blocking=True)
-            outputs = self.backbone.features(self._x0, t=item.pass_.t, noise=noise, blocks={s.b for s in settings})
-            on_device = pooled(outputs, settings, dtype=self.recipe.dtype)
+            outputs = self.backbone.features(x0, t=item.pass_.t, noise=noise, blocks={s.b for s in settings})
+            on_device = pooled(outputs, settings, dtype=self.recipe.dtype, saturate=self.saturate)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -236,53 +264,90 @@ class _Run:
                 f"{self.store.path} was begun with; free memory, or use another cache and a smaller --batch-size"
             ) from None
         if not self.on_gpu:
-            return {setting: value.cpu() for setting, value in on_device.items()}, None
-        values = {}
-        for setting, value in on_device.items():
-            values[setting] = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-            values[setting].copy_(value, non_blocking=True)
+            return {s: Stored(v.values.cpu(), v.overflowed.cpu(), v.broken.cpu()) for s, v in on_device.items()}, None
+        host = {s: Stored(_fetch(v.values), _fetch(v.overflowed), _fetch(v.broken)) for s, v in on_device.items()}
         arrived = torch.cuda.Event()
         arrived.record(torch.cuda.current_stream(device))
-        return values, arrived
+        return host, arrived
+
+    def _sent(self, group: Group, draw: int) -> Tensor:
+        """The images of a draw on the device; those of a group are sent once, for all its passes."""
+        if group is not self._group:
+            self._group, self._x0 = group, {}
+        draw = draw if draw in group.x0 else 0
+        if draw not in self._x0:
+            self._x0[draw] = group.images(draw).to(self.backbone.device, non_blocking=True)
+        return self._x0[draw]
 
     def _write(
-        self, group: Group, pass_: Pass, values: dict[Setting, Tensor], arrived: torch.cuda.Event | None
+        self, group: Group, pass_: Pass, values: dict[Setting, Stored], arrived: torch.cuda.Event | None
     ) -> None:
         """Write one group's values of one pass; commit the range after its last group. Runs in one thread."""
         if arrived is not None:
             arrived.synchronize()
-        work = group.work
+        work, kept = group.work, slice(0, group.stop - group.start)
+        unreadable = {row: reason for row, reason in group.unreadable.items() if row not in self.store.marks}
+        if unreadable:
+            self.writer.mark(unreadable)
+            self._marked += len(unreadable)
         if group.start == work.rows.start:
             self._open[pass_] = self.writer.begin(work.rows, work.passes[pass_])
-            self._digests[pass_] = []
+            self._digests[pass_], self._stamps[pass_] = [], []
         self._digests[pass_].append(group.digests)
-        for setting, padded in values.items():
-            kept = padded[: group.stop - group.start]
-            row = first_not_finite(kept)
-            if row is not None:
-                raise self._overflow(setting, group.ids[row])
-            self._open[pass_].write(setting, group.start, kept.numpy())
+        self._stamps[pass_].append(group.stamps)
+        first = work.store_row(group.start)
+        usable = torch.tensor([first + k not in self.store.marks for k in range(kept.stop)])
+        for setting, stored in values.items():
+            broken, overflowed = stored.broken[kept] & usable, stored.overflowed[kept] * usable
+            if bool(broken.any()):
+                raise self._not_finite(setting, group.ids[int(broken.nonzero()[0])])
+            saturated = int(overflowed.sum())
+            if saturated and not self.saturate:
+                raise self._overflow(setting, group.ids[int(overflowed.nonzero()[0])], saturated)
+            self._open[pass_].write(setting, group.start, stored.values[kept].numpy(), saturated=saturated)
         if group.stop == work.rows.stop:
             self._commit(pass_)
 
     def _commit(self, pass_: Pass) -> None:
         provenance: dict[str, Any] = {**self.provenance, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         part = self._open.pop(pass_)
-        part.commit(np.concatenate(self._digests.pop(pass_)), provenance=provenance, fallbacks=self.fallbacks)
+        fallbacks = list(self.fallbacks)
+        if part.saturated:
+            why = f"{part.saturated} values do not fit {self.recipe.dtype}"
+            fallbacks.append(asdict(Fallback("overflow", "error", "saturate", why)))
+        part.commit(
+            np.concatenate(self._digests.pop(pass_)),
+            provenance=provenance,
+            fallbacks=fallbacks,
+            stamps=np.concatenate(self._stamps.pop(pass_)),
+        )
 
     def _close_parts(self) -> None:
         for part in self._open.values():
             part.close()
 
-    def _overflow(self, setting: Setting, sample: str) -> StorageOverflowError:
+    def _where(self, setting: Setting, sample: str) -> str:
         block = self.backbone.blocks[setting.b - 1]
-        advice = []
-        if self.recipe.dtype == "float16":
-            advice.append("store it with --dtype float32")
+        return f"{self.store.images}/{self.store.split}: {setting} (block {block.name}), sample {sample!r}"
+
+    def _not_finite(self, setting: Setting, sample: str) -> StorageOverflowError:
+        advice = "these weights give no finite features here"
         if self.recipe.precision == "fp16":
-            advice.append("compute with --precision bf16 or fp32")
+            advice = "compute with --precision bf16 or fp32"
         return StorageOverflowError(
-            f"{self.store.images}/{self.store.split}: {setting} (block {block.name}), sample {sample!r}: a value is "
-            f"not finite in {self.recipe.dtype}, computed in {self.recipe.precision}; "
-            f"{', or '.join(advice) or 'these weights give no finite features here'}"
+            f"{self._where(setting, sample)}: a value is not finite, computed in {self.recipe.precision}; {advice}"
         )
+
+    def _overflow(self, setting: Setting, sample: str, count: int) -> StorageOverflowError:
+        largest = torch.finfo(torch.float16).max
+        return StorageOverflowError(
+            f"{self._where(setting, sample)}: {count:,} values of its group are beyond {largest:,.0f}, the largest of "
+            f"{self.recipe.dtype}; store them with --dtype float32, or cut them off with --on-overflow saturate, "
+            "which is recorded"
+        )
+
+
+def _fetch(value: Tensor) -> Tensor:
+    """A copy in page-locked memory, on its way."""
+    host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+    return host.copy_(value, non_blocking=True)

@@ -28,6 +28,11 @@ class RangeWork:
         """Images that pass the network for it, each counted once a pass."""
         return (self.rows.stop - self.rows.start) * len(self.passes)
 
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """The draws of its passes, sorted."""
+        return tuple(sorted({pass_.draw for pass_ in self.passes}))
+
     def store_row(self, row: int) -> int:
         """A row of the segment, counted over the store."""
         return self.first_row - self.rows.start + row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from diffcache.heads.features import Features, map_shape
-from diffcache.heads.split import shuffled
+from diffcache.heads.split import raw_words, shuffled
 from diffcache.heads.standardize import Scaling
 
 _DOMAIN = 2
 """Keeps the order of batches apart from the validation split where both seeds are equal."""
+
+_DRAW_DOMAIN = 3
+"""Keeps the choice of draws apart from the order of batches."""
 
 _AHEAD_BYTES = 64 << 20
 """Batches read ahead are kept under this, but one always is."""
@@ -48,12 +51,22 @@ class Batches:
         batch_size: rows a batch.
         device: where the batches go.
         scaling: standardisation, applied on the device.
+        draws: other draws of the same features; in each epoch that is shuffled a row is read from
+            ``features`` or from one of these, and :meth:`in_order` reads ``features`` alone.
     """
 
     def __init__(
-        self, features: Features, rows: np.ndarray, *, batch_size: int, device: torch.device, scaling: Scaling
+        self,
+        features: Features,
+        rows: np.ndarray,
+        *,
+        batch_size: int,
+        device: torch.device,
+        scaling: Scaling,
+        draws: Sequence[Features] = (),
     ) -> None:
         self.features = features
+        self.draws = tuple(draws)
         self.rows = rows
         self.batch_size = min(batch_size, max(1, len(rows)))
         self.device = device
@@ -64,22 +77,59 @@ class Batches:
         return (len(self.rows) + self.batch_size - 1) // self.batch_size
 
     def shuffled(self, *, order_seed: int, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch, in the order that (order_seed, epoch) decides."""
-        return self._read(epoch_order(self.rows, order_seed=order_seed, epoch=epoch))
+        """The batches of one epoch, in the order that (order_seed, epoch) decides.
+
+        With draws, these decide the draw of each row too, and the rows of a batch stand together by draw.
+        """
+        parts = self._parts(epoch_order(self.rows, order_seed=order_seed, epoch=epoch))
+        if not self.draws:
+            return self._read([_Part.of_one(rows) for rows in parts])
+        count = 1 + len(self.draws)
+        picks = epoch_draws(len(self.features), draws=count, order_seed=order_seed, epoch=epoch)
+        return self._read([_Part.by_draw(rows, picks[rows], count) for rows in parts])
 
     def in_order(self) -> Iterator[Batch]:
         """The batches in the order of ``rows``."""
-        return self._read(self.rows)
+        return self._read([_Part.of_one(rows) for rows in self._parts(self.rows)])
 
-    def _read(self, order: np.ndarray) -> Iterator[Batch]:
-        parts = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+    def _parts(self, order: np.ndarray) -> list[np.ndarray]:
+        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+    def _read(self, parts: list[_Part]) -> Iterator[Batch]:
         x = torch.empty((self.batch_size, *map_shape(self.features)), dtype=torch.float32, device=self.device)
-        for part, raw in _gathered(self.features, parts, device=self.device):
-            target = x[: len(part)]
+        for rows, raw in _gathered((self.features, *self.draws), parts, device=self.device):
+            target = x[: len(rows)]
             # Moved in the stored type, half the bytes, and made float32 where it is going to be used.
             target.copy_(raw)
-            labels = torch.from_numpy(self._labels[part]).to(self.device)
-            yield Batch(x=self.scaling(target), labels=labels, rows=part)
+            labels = torch.from_numpy(self._labels[rows]).to(self.device)
+            yield Batch(x=self.scaling(target), labels=labels, rows=rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """The rows of one batch, and how many of them, from the first on, end with each draw.
+
+    Rows of a draw stand together so that each draw is gathered straight into its place in the buffer.
+    """
+
+    rows: np.ndarray
+    ends: tuple[int, ...]
+
+    @classmethod
+    def of_one(cls, rows: np.ndarray) -> _Part:
+        return cls(rows, (len(rows),))
+
+    @classmethod
+    def by_draw(cls, rows: np.ndarray, picks: np.ndarray, count: int) -> _Part:
+        ends = np.cumsum(np.bincount(picks, minlength=count))
+        return cls(rows[np.argsort(picks, kind="stable")], tuple(ends.tolist()))
+
+    def gather(self, draws: Sequence[Features], out: np.ndarray) -> None:
+        start = 0
+        for features, stop in zip(draws, self.ends, strict=False):  # rows in order have the first draw alone
+            if stop > start:
+                features.gather(self.rows[start:stop], out=out[start:stop])
+            start = stop
 
 
 def epoch_order(rows: np.ndarray, *, order_seed: int, epoch: int) -> np.ndarray:
@@ -87,8 +137,17 @@ def epoch_order(rows: np.ndarray, *, order_seed: int, epoch: int) -> np.ndarray:
     return rows[shuffled(len(rows), (order_seed, epoch), domain=_DOMAIN)]
 
 
+def epoch_draws(rows: int, *, draws: int, order_seed: int, epoch: int) -> np.ndarray:
+    """The draw that each row takes in one epoch, uint16, shape (rows,); the same on any machine.
+
+    A row's draw depends on (order_seed, epoch, row) alone, not on which rows are trained on.
+    """
+    words = raw_words(rows, (order_seed, epoch), domain=_DRAW_DOMAIN)
+    return (words % np.uint64(draws)).astype(np.uint16)
+
+
 def _gathered(
-    features: Features, parts: list[np.ndarray], *, device: torch.device
+    draws: Sequence[Features], parts: list[_Part], *, device: torch.device
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """The stored values of each part's rows on the device, read ahead by a thread into buffers used in turn.
 
@@ -97,7 +156,8 @@ def _gathered(
     if not parts:
         return
     pinned = device.type == "cuda"
-    largest = max(len(part) for part in parts)
+    features = draws[0]
+    largest = max(len(part.rows) for part in parts)
     dtype = torch.from_numpy(np.empty(0, features.dtype)).dtype
     batch_bytes = largest * int(np.prod(map_shape(features))) * dtype.itemsize
     ahead = max(1, min(2, _AHEAD_BYTES // max(1, batch_bytes)))
@@ -113,7 +173,7 @@ def _gathered(
                 buffer = free.get()
                 if stop.is_set():
                     return
-                features.gather(part, out=buffer.numpy()[: len(part)])
+                part.gather(draws, buffer.numpy()[: len(part.rows)])
                 ready.put(buffer)
         except BaseException as error:  # handed to the thread that waits for the batch
             ready.put(error)
@@ -125,9 +185,9 @@ def _gathered(
             item = ready.get()
             if isinstance(item, BaseException):
                 raise item
-            batch = item[: len(part)].to(device, non_blocking=True)
+            batch = item[: len(part.rows)].to(device, non_blocking=True)
             copied = torch.cuda.current_stream(device).record_event() if pinned else None
-            yield part, batch
+            yield part.rows, batch
             if copied is not None:
                 copied.synchronize()  # or the thread would fill a buffer that is still being read
             free.put(item)

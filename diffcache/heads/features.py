@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +28,9 @@ class Features(Protocol):
         recipe: everything that decided what the features are.
         fingerprint: the recipe's fingerprint.
         chunk_rows: rows stored together.
+        marks: rows whose image could not be used, and why; they are left out, whatever values they have.
+        marked: which rows those are, bool, shape (rows,).
+        derived_from: the stored setting that the rows are averaged from; None where they are stored themselves.
     """
 
     @property
@@ -51,6 +55,12 @@ class Features(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def chunk_rows(self) -> int: ...
+    @property
+    def marks(self) -> Mapping[int, str]: ...
+    @property
+    def marked(self) -> np.ndarray: ...
+    @property
+    def derived_from(self) -> Setting | None: ...
     def __len__(self) -> int: ...
     def gather(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Copy rows (int64, any order) into ``out``, shape (k, C, H, W); a new array without ``out``."""
@@ -86,15 +96,76 @@ def check_pair(train: Features, test: Features) -> None:
         _check_labels(features, f"{where}, split {features.split}")
 
 
+def check_draws(train: Features, draws: Sequence[Features]) -> None:
+    """Refuse features that are not draws 1, 2, ... of the rows of a training split at draw 0.
+
+    Raises:
+        HeadError: another setting is expected in that place, or other rows, shapes, types or recipes.
+    """
+    if draws and train.setting.draw:
+        raise HeadError(
+            f"draws of {train.setting}: expected training features at draw 0, which heads are evaluated on, got draw "
+            f"{train.setting.draw}; open draw 0 and give the others as draws"
+        )
+    for number, features in enumerate(draws, start=1):
+        wanted = replace(train.setting, draw=number)
+        if features.setting != wanted:
+            raise HeadError(
+                f"draws of {train.setting}: expected {wanted} in place {number}, got {features.setting}; give draws 1, "
+                f"2, ... in order, without the one at draw 0"
+            )
+        pairs: list[tuple[str, Any, Any]] = [
+            ("image set", train.images, features.images),
+            ("split", train.split, features.split),
+            ("recipe", train.fingerprint[:16], features.fingerprint[:16]),
+            ("shape", tuple(train.shape), tuple(features.shape)),
+            ("type", str(train.dtype), str(features.dtype)),
+        ]
+        differs = next((f"{name} {a} here, {b} there" for name, a, b in pairs if a != b), None)
+        if differs is None and not (
+            np.array_equal(train.labels, features.labels)
+            and tuple(train.ids) == tuple(features.ids)
+            and np.array_equal(train.marked, features.marked)
+        ):
+            differs = "other ids, labels or marks"
+        if differs is not None:
+            raise HeadError(
+                f"draws of {train.setting}: expected the rows of one store, got others at {wanted} ({differs}); open "
+                f"all draws from the training split's store"
+            )
+
+
+def usable_rows(features: Features) -> np.ndarray:
+    """Numbers of the rows that are not marked, int64, sorted."""
+    return np.flatnonzero(~features.marked)
+
+
+def marks_notice(train: Features, test: Features) -> str | None:
+    """One line on the rows that are marked and so left out; None where there are none."""
+    counts = [(int(np.count_nonzero(features.marked)), len(features)) for features in (train, test)]
+    if not any(marked for marked, _ in counts):
+        return None
+    marks = train.marks or test.marks
+    (few, rows), (few_test, rows_test) = counts
+    return (
+        f"{few:,} of {rows:,} training rows and {few_test:,} of {rows_test:,} test rows are marked and left out: "
+        f"{marks[min(marks)]}"
+    )
+
+
 def describe(features: Features) -> dict[str, Any]:
-    """What of these features decides a training's result, as plain values."""
+    """What of these features decides a training's result, as plain values.
+
+    Marked rows and a derived setting are named only where there are such, so that the identity of
+    every other run stays what it was.
+    """
     labels = np.ascontiguousarray(features.labels, dtype="<i8")
     # A length before each name, so that no two lists of names give one text.
     names = hashlib.sha256()
     for name in features.ids:
         encoded = str(name).encode()
         names.update(len(encoded).to_bytes(4, "little") + encoded)
-    return {
+    plain: dict[str, Any] = {
         "images": features.images,
         "split": features.split,
         "fingerprint": features.fingerprint,
@@ -102,6 +173,12 @@ def describe(features: Features) -> dict[str, Any]:
         "labels": hashlib.sha256(labels.tobytes()).hexdigest(),
         "ids": names.hexdigest(),
     }
+    left_out = np.flatnonzero(features.marked).astype("<i8")
+    if len(left_out):
+        plain["marked"] = {"rows": len(left_out), "which": hashlib.sha256(left_out.tobytes()).hexdigest()}
+    if features.derived_from is not None:
+        plain["derived_from"] = str(features.derived_from)
+    return plain
 
 
 def map_shape(features: Features) -> tuple[int, int, int]:
@@ -134,8 +211,12 @@ def _check_labels(features: Features, where: str) -> None:
         raise HeadError(f"{where}: expected one label a row, {rows}, got {labels.shape}; extract the split again")
     if rows == 0:
         raise HeadError(f"{where}: no rows; extract the split first")
+    if bool(features.marked.all()):
+        raise HeadError(
+            f"{where}: all {rows} rows are marked ({features.marks[0]}); mend the images and extract the split again"
+        )
     classes = len(features.class_names)
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    wrong = np.flatnonzero(((labels < 0) | (labels >= classes)) & ~features.marked)
     if len(wrong):
         row = int(wrong[0])
         raise HeadError(

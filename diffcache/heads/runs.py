@@ -46,7 +46,7 @@ class Predictions:
     """What a run said.
 
     Attributes:
-        ids: the test samples' ids, str, shape (rows,).
+        ids: the test samples' ids, str, shape (rows,); marked rows are left out of all of these.
         labels: their classes, int64, shape (rows,).
         logits: float32, shape (rows, classes).
         predicted: the class with the largest logit, int64, shape (rows,).

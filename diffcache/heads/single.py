@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,15 @@ from diffcache.config import HeadConfig, head_fields
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.heads.batches import Batches
 from diffcache.heads.evaluation import TOP5_ABOVE, in_top, proportion
-from diffcache.heads.features import Features, check_pair, describe, map_shape
+from diffcache.heads.features import (
+    Features,
+    check_draws,
+    check_pair,
+    describe,
+    map_shape,
+    marks_notice,
+    usable_rows,
+)
 from diffcache.heads.files import alone, write_arrays, write_json
 from diffcache.heads.models import build_head, parameter_count
 from diffcache.heads.runs import (
@@ -51,6 +59,7 @@ def train_head(
     config: HeadConfig,
     *,
     runs: Path,
+    draws: Sequence[Features] = (),
     validation: float = 0.1,
     split_seed: int = 0,
     backbone: str | None = None,
@@ -60,13 +69,16 @@ def train_head(
     """Train a head, choose its epoch on validation rows, test that epoch once, and record it all.
 
     A finished run with the same identity is returned as it is. An unfinished one is gone on with
-    and ends with the same weights as if it had not been interrupted, on the same device.
+    and ends with the same weights as if it had not been interrupted, on the same device. Marked rows,
+    whose image could not be used, are neither trained nor validated nor tested on.
 
     Args:
-        train: features to train and to validate on, rows of shape (C, H, W).
+        train: features to train and to validate on, rows of shape (C, H, W); at draw 0 where there are draws.
         test: features to test on.
         config: the head, and how to train it.
         runs: folder of the runs; the run's own is made in it.
+        draws: draws 1, 2, ... of the training features, in order. In each epoch each training row is
+            taken from ``train`` or from one of these, at random; validation and statistics use ``train``.
         validation: share of each class's training rows to validate on, in (0, 1).
         split_seed: seed of that choice.
         backbone: name of the network, for the record; by default the recipe's kind of network.
@@ -79,16 +91,24 @@ def train_head(
     """
     where = f"{config.kind} on {train.setting}"
     check_pair(train, test)
+    check_draws(train, draws)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    identity = run_identity(train, test, config, precision=precision, validation=validation, split_seed=split_seed)
+    identity = run_identity(
+        train, test, config, draws=draws, precision=precision, validation=validation, split_seed=split_seed
+    )
     folder = Path(runs) / train.images / run_id(config.kind, train.setting, identity)
     if is_complete(folder):
         return load_run(folder, reused=True)
 
     # Whatever can be refused is refused before the folder is made.
     split = stratified_split(
-        train.labels, validation, seed=split_seed, class_names=train.class_names, where=f"{where}, split {train.split}"
+        train.labels,
+        validation,
+        seed=split_seed,
+        class_names=train.class_names,
+        where=f"{where}, split {train.split}",
+        rows=usable_rows(train),
     )
     shape, classes = map_shape(train), len(train.class_names)
     head = build_head(config, shape=shape, classes=classes, where=str(train.setting))
@@ -101,14 +121,19 @@ def train_head(
     ):
         if is_complete(folder):
             return load_run(folder, reused=True)
+        for line in _remarks(train, test, draws):
+            on_event(Notice(f"{where}: {line}"))
         session = Session(folder, where=where, save_seconds=save_seconds, on_event=on_event)
         statistics = feature_statistics(train, split.train, where=where) if config.standardize else None
         scaling = Scaling(statistics, device=device)
         looking = max(1, min(1024, _EVALUATION_BYTES // (4 * int(np.prod(shape)))))
         held_out = Batches(train, split.validation, batch_size=looking, device=device, scaling=scaling)
+        to_train = Batches(
+            train, split.train, batch_size=config.batch_size, device=device, scaling=scaling, draws=draws
+        )
         trainer = Trainer(
             head,
-            train=Batches(train, split.train, batch_size=config.batch_size, device=device, scaling=scaling),
+            train=to_train,
             validation=held_out,
             config=config,
             device=device,
@@ -127,6 +152,7 @@ def train_head(
             "head": _with_precision(head_fields(config), precision),
             "validation": {"share": validation, "seed": split_seed, "rows": len(split.validation)},
             "features": {"train": identity["train"], "test": identity["test"]},
+            **({"draws": identity["draws"]} if draws else {}),
             "recipe": train.recipe.plain(),
             "parameters": parameter_count(head),
         }
@@ -135,16 +161,24 @@ def train_head(
 
 
 def run_identity(
-    train: Features, test: Features, config: HeadConfig, *, precision: str, validation: float, split_seed: int
+    train: Features,
+    test: Features,
+    config: HeadConfig,
+    *,
+    precision: str,
+    validation: float,
+    split_seed: int,
+    draws: Sequence[Features] = (),
 ) -> dict[str, Any]:
     """All that decides a training's result, as plain values; device and threads are provenance.
 
     Args:
         precision: what ``config.precision`` resolved to.
+        draws: draws 1, 2, ... of the training features; only where there are any do they have a key.
     """
     head = _with_precision(head_fields(config), precision)
     del head["device"]
-    return {
+    identity: dict[str, Any] = {
         "version": HEADS_VERSION,
         "head": head,
         "setting": str(train.setting),
@@ -154,6 +188,25 @@ def run_identity(
         "validation": validation,
         "split_seed": split_seed,
     }
+    if draws:
+        every = (train, *draws)
+        identity["draws"] = {"count": len(every), "settings": [str(features.setting) for features in every]}
+        if any(features.derived_from is not None for features in every):
+            sources = [features.derived_from for features in every]
+            identity["draws"]["derived_from"] = [None if source is None else str(source) for source in sources]
+    return identity
+
+
+def _remarks(train: Features, test: Features, draws: Sequence[Features]) -> list[str]:
+    """What is worth saying of the features before they are trained on."""
+    lines = []
+    sources = [features.derived_from for features in (train, test, *draws)]
+    derived = sorted({source for source in sources if source is not None})
+    if derived:
+        shown = " and ".join(map(str, derived[:2])) + (f" and {len(derived) - 2} more" if len(derived) > 2 else "")
+        lines.append(f"the features are derived, averaged from the stored {shown}")
+    marked = marks_notice(train, test)
+    return lines if marked is None else [*lines, marked]
 
 
 def _finish(
@@ -168,14 +221,14 @@ def _finish(
     """Test the best epoch, the one time that test rows are read, and write what makes the run complete."""
     folder, head, best, precision = session.folder, trainer.head, trainer.best, trainer.precision
     head.load_state_dict(trainer.best_weights)
-    rows = np.arange(len(test))
+    rows = usable_rows(test)
     batches = Batches(test, rows, batch_size=held_out.batch_size, device=held_out.device, scaling=held_out.scaling)
     logits = predict(head, batches, precision=precision)
-    labels = np.asarray(test.labels, dtype=np.int64)
+    labels, names = np.asarray(test.labels, dtype=np.int64)[rows], test.ids
     write_weights(folder / WEIGHTS, trainer.best_weights, statistics)
     write_arrays(
         folder / PREDICTIONS,
-        ids=np.array([str(name) for name in test.ids], dtype=str),
+        ids=np.array([str(names[row]) for row in rows], dtype=str),
         labels=labels,
         logits=logits,
         predicted=logits.argmax(axis=1),

@@ -15,7 +15,7 @@ _DOMAIN = 1
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Row numbers of the two sides, int64, each sorted, disjoint, together every row.
+    """Row numbers of the two sides, int64, each sorted, disjoint, together every row that may be used.
 
     Attributes:
         train: rows to train on.
@@ -33,6 +33,7 @@ def stratified_split(
     seed: int = 0,
     class_names: Sequence[str] | None = None,
     where: str = "training split",
+    rows: np.ndarray | None = None,
 ) -> Split:
     """Hold out the nearest whole share of every class, at least one row and not all.
 
@@ -45,12 +46,17 @@ def stratified_split(
         seed: seed of the choice, in [0, 2**64).
         class_names: names of the classes; a class named here needs rows too.
         where: the features' name, for errors.
+        rows: the rows that may be used, int64, sorted, shape (k,); the others are on neither side and
+            count for no class. All rows by default.
 
     Raises:
         HeadError: a share out of range, or a class with fewer than two rows.
     """
     if not 0 < validation < 1:
         raise HeadError(f"{where}: expected a validation share above 0 and below 1, got {validation!r}")
+    if rows is not None:
+        split = stratified_split(np.asarray(labels)[rows], validation, seed=seed, class_names=class_names, where=where)
+        return Split(train=rows[split.train], validation=rows[split.validation])
     labels = np.asarray(labels)
     classes = len(class_names) if class_names is not None else int(labels.max(initial=-1)) + 1
     counts = np.bincount(labels, minlength=classes)
@@ -58,10 +64,10 @@ def stratified_split(
 
     held_out = np.zeros(len(labels), dtype=bool)
     by_class = np.argsort(labels, kind="stable")
-    for label, rows in enumerate(np.split(by_class, np.cumsum(counts)[:-1])):
-        wanted = int(np.floor(validation * len(rows) + 0.5))
-        held = min(max(wanted, 1), len(rows) - 1)
-        held_out[rows[shuffled(len(rows), (seed, label), domain=_DOMAIN)[:held]]] = True
+    for label, own in enumerate(np.split(by_class, np.cumsum(counts)[:-1])):
+        wanted = int(np.floor(validation * len(own) + 0.5))
+        held = min(max(wanted, 1), len(own) - 1)
+        held_out[own[shuffled(len(own), (seed, label), domain=_DOMAIN)[:held]]] = True
     return Split(train=np.flatnonzero(~held_out), validation=np.flatnonzero(held_out))
 
 
@@ -71,8 +77,12 @@ def shuffled(count: int, key: tuple[int, int], *, domain: int) -> np.ndarray:
     Sorting raw Philox words keeps it independent of NumPy's version: the raw stream is fixed, while
     the way ``Generator.permutation`` uses it may change.
     """
-    stream = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=[0, 0, 0, domain])
-    return np.argsort(stream.random_raw(count), kind="stable")
+    return np.argsort(raw_words(count, key, domain=domain), kind="stable")
+
+
+def raw_words(count: int, key: tuple[int, int], *, domain: int) -> np.ndarray:
+    """The first words of the Philox stream of a key, uint64, shape (count,); word i is the same for any count."""
+    return np.random.Philox(key=np.array(key, dtype=np.uint64), counter=[0, 0, 0, domain]).random_raw(count)
 
 
 def _refuse_small_classes(counts: np.ndarray, class_names: Sequence[str] | None, where: str) -> None:

@@ -4,22 +4,28 @@ Open a split with :func:`open_split`, say with :class:`Preprocessing` what becom
 :func:`load_batches` decode ahead of the network.
 """
 
+from diffcache.images.augment import Augmentation, Window, augmentation_named
 from diffcache.images.decode import decode, extensions
 from diffcache.images.folder import FolderImages, open_folder
 from diffcache.images.idx import IdxImages, open_idx
-from diffcache.images.loader import LoadedBatch, load_batches
+from diffcache.images.loader import LoadedBatch, Wanted, load_batches
 from diffcache.images.preprocess import Preprocessing, center_crop, to_unit
-from diffcache.images.source import ImageSource, LoadedImage
+from diffcache.images.source import ImageSource, LoadedImage, Stamp
 from diffcache.images.split import FORMATS, open_split
 
 __all__ = [
     "FORMATS",
+    "Augmentation",
     "FolderImages",
     "IdxImages",
     "ImageSource",
     "LoadedBatch",
     "LoadedImage",
     "Preprocessing",
+    "Stamp",
+    "Wanted",
+    "Window",
+    "augmentation_named",
     "center_crop",
     "decode",
     "extensions",

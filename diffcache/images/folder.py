@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from diffcache.config import SplitConfig
 from diffcache.errors import ImageError, MissingError, nearest
 from diffcache.images.decode import decode, extensions
-from diffcache.images.source import LoadedImage, check_names, check_row, frozen_labels, shown
+from diffcache.images.source import LoadedImage, Stamp, check_names, check_row, frozen_labels, shown
 
 MAX_FILE_BYTES = 1 << 30
 """No image within Pillow's limit of pixels needs a file this large; it bounds what one row may take of memory."""
@@ -35,21 +35,38 @@ class FolderImages:
 
     def load(self, i: int) -> LoadedImage:
         """Read and decode image i; the digest is the SHA-256 of the file's bytes."""
+        data, stamp = self._read(i)
+        return LoadedImage(decode(data, where=self.where(i)), hashlib.sha256(data).digest(), stamp)
+
+    def content_hash(self, i: int) -> bytes:
+        """SHA-256 of the file's bytes."""
+        return hashlib.sha256(self._read(i)[0]).digest()
+
+    def stamp(self, i: int) -> Stamp | None:
+        """Size and time of change of the file; None if it is gone, which reading it says."""
+        check_row(i, len(self.ids))
+        try:
+            facts = os.stat(self.where(i))  # noqa: PTH116 - a million of them
+        except OSError:
+            return None
+        return facts.st_size, facts.st_mtime_ns
+
+    def _read(self, i: int) -> tuple[bytes, Stamp]:
+        """The file's bytes, and its stamp from before they were read."""
         check_row(i, len(self.ids))
         path = self.where(i)
         try:
             with Path(path).open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size > MAX_FILE_BYTES:
+                facts = os.fstat(file.fileno())
+                if facts.st_size > MAX_FILE_BYTES:
                     raise ImageError(
-                        f"{shown(path)}: expected an image of at most {MAX_FILE_BYTES} bytes, found {size}"
+                        f"{shown(path)}: expected an image of at most {MAX_FILE_BYTES} bytes, found {facts.st_size}"
                     )
-                data = file.read(MAX_FILE_BYTES)
+                return file.read(MAX_FILE_BYTES), (facts.st_size, facts.st_mtime_ns)
         except FileNotFoundError:
             raise MissingError(f"{shown(path)}: the image was there when the folder was listed and is gone") from None
         except OSError as error:
             raise ImageError(f"{shown(path)}: cannot be read: {error.strerror or error}") from error
-        return LoadedImage(decode(data, where=path), hashlib.sha256(data).digest())
 
     def where(self, i: int) -> str:
         return f"{self.root}{os.sep}{self.ids[i]}"

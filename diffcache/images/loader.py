@@ -4,19 +4,40 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcache.errors import ConfigError
+from diffcache.errors import ConfigError, ImageError, MissingError
+from diffcache.images.augment import Window
 from diffcache.images.preprocess import Preprocessing
 from diffcache.images.source import ImageSource
 
 _PIECE = 64
 """Most images of one task: enough that a task's own cost vanishes, few enough that threads finish together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """A batch that is asked for, where rows alone do not say it.
+
+    Attributes:
+        rows: rows of the source, n of them; -1 where there is no image.
+        draws: draws beside 0 that have augmented pixels of their own.
+        blank: positions whose image is not decoded: its pixels are zeros, its digest is taken where that is possible.
+    """
+
+    rows: Sequence[int] | NDArray[np.integer]
+    draws: tuple[int, ...] = ()
+    blank: frozenset[int] = frozenset()
+
+
+Windows = Callable[[int, int], Window | None]
+"""The window of (row of the source, draw)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,24 +47,37 @@ class LoadedBatch:
     Attributes:
         indices: rows of the source, int64 (n,).
         pixels: preprocessed images, uint8 (n, channels, size, size).
-        digests: SHA-256 of each, uint8 (n, 32), as :class:`diffcache.images.LoadedImage` defines it.
+        digests: SHA-256 of each, uint8 (n, 32), as :class:`diffcache.images.LoadedImage` defines it; zeros where there
+            is no image.
+        stamps: size and time of change of each one's file, int64 (n, 2); zeros where they tell nothing.
+        augmented: draw to its own pixels, shaped like ``pixels``.
+        unreadable: position to the reason why that image has no pixels.
     """
 
     indices: NDArray[np.int64]
     pixels: NDArray[np.uint8]
     digests: NDArray[np.uint8]
+    stamps: NDArray[np.int64]
+    augmented: Mapping[int, NDArray[np.uint8]]
+    unreadable: dict[int, str]
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def of_draw(self, draw: int) -> NDArray[np.uint8]:
+        """The pixels of a draw."""
+        return self.augmented.get(draw, self.pixels)
 
 
 def load_batches(
     source: ImageSource,
     preprocessing: Preprocessing,
-    batches: Iterable[Sequence[int] | NDArray[np.integer]],
+    batches: Iterable[Sequence[int] | NDArray[np.integer] | Wanted],
     *,
     threads: int,
     ahead: int,
+    windows: Windows | None = None,
+    mark_unreadable: bool = False,
 ) -> Generator[LoadedBatch, None, None]:
     """Load batches in order; what comes out does not depend on the number of threads.
 
@@ -56,6 +90,9 @@ def load_batches(
         batches: rows of each batch; taken from one after the other, no further ahead than needed.
         threads: decoding threads, at least 1.
         ahead: batches decoded ahead, at least 1.
+        windows: what the draws after 0 take of an image; None for the same as draw 0.
+        mark_unreadable: whether an image that cannot be loaded has zeros for pixels and a reason in the batch's
+            ``unreadable``, in place of an error.
 
     Raises:
         ConfigError: a number of threads or of batches below 1.
@@ -65,12 +102,15 @@ def load_batches(
     for name, value in (("threads", threads), ("ahead", ahead)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"load_batches: {name} must be a whole number of at least 1, got {value!r}")
-    return _generate(_Work(source, preprocessing), iter(batches), threads, ahead)
+    work = _Work(source, preprocessing, windows, mark_unreadable)
+    return _generate(work, map(_wanted, batches), threads, ahead)
 
 
-def _generate(
-    work: _Work, batches: Iterator[Sequence[int] | NDArray[np.integer]], threads: int, ahead: int
-) -> Generator[LoadedBatch, None, None]:
+def _wanted(batch: Sequence[int] | NDArray[np.integer] | Wanted) -> Wanted:
+    return batch if isinstance(batch, Wanted) else Wanted(batch)
+
+
+def _generate(work: _Work, batches: Iterator[Wanted], threads: int, ahead: int) -> Generator[LoadedBatch, None, None]:
     own: set[int] = set()
     pool = ThreadPoolExecutor(threads, "diffcache-decode", initializer=lambda: own.add(threading.get_ident()))
     queue: deque[_Pending] = deque()
@@ -94,35 +134,68 @@ def _generate(
 class _Work:
     """What a task needs; it knows nothing of the generator, so that tasks do not keep that one alive."""
 
-    def __init__(self, source: ImageSource, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, source: ImageSource, preprocessing: Preprocessing, windows: Windows | None, mark_unreadable: bool
+    ) -> None:
         self.source, self.preprocessing = source, preprocessing
+        self.windows, self.mark_unreadable = windows, mark_unreadable
         self.stopped = False
 
-    def fill(self, batch: LoadedBatch, start: int, stop: int) -> None:
+    def fill(self, batch: LoadedBatch, start: int, stop: int, blank: frozenset[int]) -> None:
         """Load rows start .. stop - 1 of a batch into it."""
-        load, where, apply = self.source.load, self.source.where, self.preprocessing.apply
         for k, i in enumerate(batch.indices[start:stop].tolist(), start):
             if self.stopped:
                 return
-            image = load(i)
-            batch.pixels[k] = apply(image.pixels, where=where(i))
-            batch.digests[k] = np.frombuffer(image.digest, np.uint8)
+            if i < 0 or k in blank:
+                self._leave_blank(batch, k, i)
+                continue
+            try:
+                self._load(batch, k, i)
+            except (ImageError, MissingError) as error:
+                if not self.mark_unreadable:
+                    raise
+                batch.unreadable[k] = str(error)
+                self._leave_blank(batch, k, i)
+
+    def _load(self, batch: LoadedBatch, k: int, i: int) -> None:
+        where, apply = self.source.where(i), self.preprocessing.apply
+        image = self.source.load(i)
+        batch.pixels[k] = apply(image.pixels, where=where)
+        for draw, pixels in batch.augmented.items():
+            window = self.windows(i, draw) if self.windows is not None else None
+            pixels[k] = batch.pixels[k] if window is None else apply(image.pixels, where=where, window=window)
+        batch.digests[k] = np.frombuffer(image.digest, np.uint8)
+        batch.stamps[k] = image.stamp or (0, 0)
+
+    def _leave_blank(self, batch: LoadedBatch, k: int, i: int) -> None:
+        for pixels in (batch.pixels, *batch.augmented.values()):
+            pixels[k] = 0
+        batch.digests[k], batch.stamps[k] = 0, 0
+        if i >= 0:
+            with suppress(ImageError, MissingError):
+                batch.digests[k] = np.frombuffer(self.source.content_hash(i), np.uint8)
 
 
 class _Pending:
     """A batch being filled by tasks, each of a contiguous piece of it."""
 
-    def __init__(
-        self, work: _Work, rows: Sequence[int] | NDArray[np.integer], pool: ThreadPoolExecutor, threads: int
-    ) -> None:
-        indices = np.array(rows, dtype=np.int64).reshape(-1)
+    def __init__(self, work: _Work, wanted: Wanted, pool: ThreadPoolExecutor, threads: int) -> None:
+        indices = np.array(wanted.rows, dtype=np.int64).reshape(-1)
         count = len(indices)
+        shape = (count, *work.preprocessing.shape)
+        draws = wanted.draws if work.windows is not None else ()
         self.batch = LoadedBatch(
-            indices, np.empty((count, *work.preprocessing.shape), np.uint8), np.empty((count, 32), np.uint8)
+            indices=indices,
+            pixels=np.empty(shape, np.uint8),
+            digests=np.empty((count, 32), np.uint8),
+            stamps=np.empty((count, 2), np.int64),
+            augmented={draw: np.empty(shape, np.uint8) for draw in draws if draw},
+            unreadable={},
         )
         piece = max(1, min(_PIECE, -(-count // threads)))
         self.tasks: list[Future[None]] = [
-            pool.submit(work.fill, self.batch, start, min(start + piece, count)) for start in range(0, count, piece)
+            pool.submit(work.fill, self.batch, start, min(start + piece, count), wanted.blank)
+            for start in range(0, count, piece)
         ]
 
     def result(self) -> LoadedBatch:

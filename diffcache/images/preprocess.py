@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffcache.errors import ConfigError, ImageError
+from diffcache.images.augment import Window
 from diffcache.images.decode import check_pixels
 from diffcache.images.source import shown
 
@@ -54,12 +55,15 @@ class Preprocessing:
         """The fields as JSON values; ``Preprocessing(**plain)`` is the same again."""
         return asdict(self)
 
-    def apply(self, image: Image.Image | NDArray[np.uint8], *, where: str = "image") -> NDArray[np.uint8]:
+    def apply(
+        self, image: Image.Image | NDArray[np.uint8], *, where: str = "image", window: Window | None = None
+    ) -> NDArray[np.uint8]:
         """The network's input before scaling, uint8 (channels, image_size, image_size).
 
         Args:
             image: a Pillow image, or uint8 of shape (h, w), (h, w, 1) or (h, w, 3).
             where: the image's place, for errors.
+            window: the square to take, where it is not the one in the centre.
 
         Raises:
             ImageError: the image is larger than the square (``pad``), too elongated to scale (``crop``), or of a
@@ -73,23 +77,27 @@ class Preprocessing:
         if not width or not height:
             raise ImageError(f"{shown(where)}: expected at least one pixel, got {width}x{height}")
         size = self.image_size
-        if self.fit == "crop" and (height, width) != (size, size):
-            pixels = np.asarray(center_crop(_to_mode(_as_picture(image), self._mode, where), size, where=where))
+        cut = (height, width) != (size, size) or (window is not None and window.fraction < 1)
+        if self.fit == "crop" and cut:
+            picture = _to_mode(_as_picture(image), self._mode, where)
+            pixels = np.asarray(center_crop(picture, size, where=where, window=window))
         elif isinstance(image, np.ndarray) and (self.channels == 3 or image.shape[2:] != (3,)):
             pixels = image  # what needs no conversion, or grey that becomes RGB below, needs no Pillow
         else:
             pixels = np.asarray(_to_mode(_as_picture(image), self._mode, where))
         if pixels.ndim == 2:
             pixels = pixels[:, :, None]
+        if window is not None and window.flip:
+            pixels = pixels[:, ::-1]
         if (height, width) != (size, size) and self.fit == "pad":
-            return self._padded(pixels, where)
+            return self._padded(pixels, where, window)
         return np.array(np.broadcast_to(pixels, (size, size, self.channels)).transpose(2, 0, 1), order="C")
 
     @property
     def _mode(self) -> Literal["L", "RGB"]:
         return "L" if self.channels == 1 else "RGB"
 
-    def _padded(self, pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
+    def _padded(self, pixels: NDArray[np.uint8], where: str, window: Window | None) -> NDArray[np.uint8]:
         height, width, _ = pixels.shape
         size = self.image_size
         if height > size or width > size:
@@ -97,34 +105,44 @@ class Preprocessing:
                 f'{shown(where)}: fit = "pad" takes images of at most {size}x{size} pixels, found {width}x{height}; '
                 'with fit = "crop" they are scaled'
             )
-        top, left = (size - height) // 2, (size - width) // 2
+        top, left = _corner(size - height, size - width, window)
         square = np.zeros(self.shape, np.uint8)
         square[:, top : top + height, left : left + width] = pixels.transpose(2, 0, 1)
         return square
 
 
-def center_crop(image: Image.Image, size: int, *, where: str = "image") -> Image.Image:
-    """The centre crop that the published networks were trained on.
+def center_crop(image: Image.Image, size: int, *, where: str = "image", window: Window | None = None) -> Image.Image:
+    """The centre crop that the published networks were trained on, or another window of the image.
 
     While the shorter side is at least twice the target both sides are halved with a box filter; then the image is
-    scaled with a bicubic one so that the shorter side is the target, and the central square is cut out.
+    scaled with a bicubic one so that the shorter side is the target, and the central square is cut out. For a window
+    of less than the shorter side the target is so much larger.
 
     Args:
         image: of mode L or RGB.
         size: side of the square, in pixels.
         where: the image's place, for errors.
+        window: the square to take, where it is not the one in the centre; its ``flip`` is not done here.
 
     Raises:
         ImageError: scaled, the image would have more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
-    while min(image.size) >= 2 * size:
+    shorter = size if window is None else round(size / window.fraction)
+    while min(image.size) >= 2 * shorter:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
+    scale = shorter / min(image.size)
     width, height = round(image.width * scale), round(image.height * scale)
-    check_pixels(width, height, f"{where}: {image.width}x{image.height} scaled to a shorter side of {size}")
+    check_pixels(width, height, f"{where}: {image.width}x{image.height} scaled to a shorter side of {shorter}")
     image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
+    top, left = _corner(height - size, width - size, window)
     return image.crop((left, top, left + size, top + size))
+
+
+def _corner(room_y: int, room_x: int, window: Window | None) -> tuple[int, int]:
+    """Top and left of a square that has so much room: in the middle, or where the window says."""
+    if window is None or window.x is None or window.y is None:
+        return room_y // 2, room_x // 2
+    return int(window.y * (room_y + 1)), int(window.x * (room_x + 1))
 
 
 def to_unit(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -13,6 +13,9 @@ from PIL import Image
 
 from diffcache.errors import ImageError
 
+Stamp = tuple[int, int]
+"""Bytes of a file, and its time of change in nanoseconds: while both are what they were, so is the content."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedImage:
@@ -21,10 +24,12 @@ class LoadedImage:
     Attributes:
         pixels: a decoded Pillow image of any mode, or an array of uint8 of shape (h, w), (h, w, 1) or (h, w, 3).
         digest: SHA-256, 32 bytes: of the file's bytes, or of the shape and pixels where one file holds many images.
+        stamp: the file's size and time of change as they were when it was read; None where one file holds many images.
     """
 
     pixels: Image.Image | NDArray[np.uint8]
     digest: bytes
+    stamp: Stamp | None = None
 
 
 class ImageSource(Protocol):
@@ -61,6 +66,14 @@ class ImageSource(Protocol):
             ImageError: it cannot be read or decoded.
             IndexError: i is outside the range.
         """
+        ...
+
+    def content_hash(self, i: int) -> bytes:
+        """SHA-256 of image i as in :class:`LoadedImage`, without decoding; errors as :meth:`load`."""
+        ...
+
+    def stamp(self, i: int) -> Stamp | None:
+        """Size and time of change of image i's file, without reading it; None where they tell nothing."""
         ...
 
     def where(self, i: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from diffcache.backbones import (
     open_backbone,
 )
 from diffcache.backbones import adm_backbone as module
+from diffcache.backbones.weights_file import content_hash, file_state
 from diffcache.diffusion import Schedule
 from diffcache.errors import ConfigError, DeviceError, MissingError, SettingError, WeightsError
 from diffcache.images import Preprocessing
@@ -217,6 +219,64 @@ class TestLoading:
         backbone.weights.write_bytes(content)
         with pytest.raises(WeightsError, match="changed since it was hashed"):
             backbone.load()
+
+    def test_the_content_is_hashed_when_it_is_loaded(self, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+        opened(make_card()).recipe(seed=0, dtype="float16")
+        hashed: list[Path] = []
+        monkeypatch.setattr(module, "content_hash", lambda path: hashed.append(path) or content_hash(path))
+        backbone = open_backbone(make_card(), opened(make_card()).weights, device="cpu", precision="fp32")
+        backbone.recipe(seed=0, dtype="float16")
+        assert not hashed
+        backbone.load()
+        backbone.load()
+        assert hashed == [backbone.weights]
+
+    def test_a_hash_that_was_remembered_wrongly_is_refused_and_forgotten(self, opened: Open, own_memory: Path) -> None:
+        backbone = opened(make_card())
+        weights, memory = backbone.weights, own_memory / "diffcache" / "weights.json"
+        memory.parent.mkdir(parents=True)
+        forged = {f"{weights.resolve()}|{file_state(weights)}": "0" * 64, "another": "1" * 64}
+        memory.write_text(json.dumps(forged))
+        assert backbone.recipe(seed=0, dtype="float16").weights == "0" * 64
+        for _ in range(2):  # the recipe that was given stays wrong
+            with pytest.raises(WeightsError, match=r"remembered hash 0{12} was wrong, .*run the same command again$"):
+                backbone.load()
+        assert json.loads(memory.read_text()) == {"another": "1" * 64}
+        again = open_backbone(make_card(), weights, device="cpu", precision="fp32")
+        assert again.recipe(seed=0, dtype="float16").weights == content_hash(weights)
+        again.load()
+
+    def test_a_recipe_asked_for_after_loading_is_of_what_was_loaded(self, opened: Open, own_memory: Path) -> None:
+        backbone = opened(make_card())
+        weights, memory = backbone.weights, own_memory / "diffcache" / "weights.json"
+        memory.parent.mkdir(parents=True)
+        memory.write_text(json.dumps({f"{weights.resolve()}|{file_state(weights)}": "0" * 64}))
+        backbone.load()
+        assert backbone.recipe(seed=0, dtype="float16").weights == content_hash(weights)
+
+
+class TestForTiming:
+    def test_is_the_backbone_itself_where_it_has_weights(self, opened: Open) -> None:
+        backbone = opened(make_card())
+        assert backbone.for_timing() is backbone
+        pixels = PixelsBackbone(make_card(), device=torch.device("cpu"))
+        assert pixels.for_timing() is pixels
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_has_random_weights_where_there_is_no_file_and_no_recipe(self, precision: str) -> None:
+        card = make_card(num_classes=3)
+        backbone = open_backbone(card, device="cpu", precision=precision, condition=1)
+        other = backbone.for_timing()
+        x0, noise = images()
+        for b, found in other.features(x0, t=90, noise=noise, blocks=range(1, 10)).items():
+            assert torch.isfinite(found).all()
+            assert found.float().std() > 1e-3, b
+        with pytest.raises(ConfigError, match="card toy: random weights"):
+            other.recipe(seed=0, dtype="float16")
+        with pytest.raises(ConfigError, match="name its file of weights"):
+            backbone.load()
+        assert other.for_timing() is other
+        assert (other.precision, other.blocks) == (backbone.precision, backbone.blocks)
 
 
 class TestRecipe:

@@ -1,9 +1,7 @@
-"""Files of weights: read, refused, remembered by hash, and put into networks."""
+"""Files of weights: read, refused, and put into networks."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import pickle
 from collections.abc import Callable
@@ -15,8 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diffcache.backbones import checkpoint
-from diffcache.backbones.checkpoint import file_hash, load_weights, read_checkpoint
+from diffcache.backbones.checkpoint import load_weights, read_checkpoint
 from diffcache.errors import DiffcacheError, MissingError, WeightsError
 
 WEIGHTS = {"0.weight": torch.arange(12.0).reshape(3, 4), "0.bias": torch.tensor([1.0, -2.0, 3.0])}
@@ -148,71 +145,3 @@ class TestLoading:
         assert "1 of the wrong shape (0.weight [1] instead of [3, 4])" in line
         assert torch.equal(network[0].weight, before)
         assert isinstance(caught.value, DiffcacheError)
-
-
-class TestFileHash:
-    @pytest.fixture
-    def reads(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """Names of the files whose content was read."""
-        seen: list[str] = []
-        digest = hashlib.file_digest
-
-        def count(file: Any, *arguments: Any) -> Any:
-            seen.append(Path(file.name).name)
-            return digest(file, *arguments)
-
-        monkeypatch.setattr(checkpoint.hashlib, "file_digest", count)
-        return seen
-
-    @pytest.fixture
-    def weights(self, tmp_path: Path) -> Path:
-        path = tmp_path / "w.pt"
-        path.write_bytes(b"first")
-        return path
-
-    def test_is_sha256_and_is_read_once(self, weights: Path, reads: list[str]) -> None:
-        assert file_hash(weights) == hashlib.sha256(b"first").hexdigest()
-        assert file_hash(weights) == hashlib.sha256(b"first").hexdigest()
-        assert reads == ["w.pt"]
-
-    def test_changes_with_the_content(self, weights: Path) -> None:
-        file_hash(weights)
-        stamp = weights.stat().st_mtime_ns
-        weights.write_bytes(b"other")  # of the same size
-        os.utime(weights, ns=(stamp, stamp + 1))
-        assert file_hash(weights) == hashlib.sha256(b"other").hexdigest()
-
-    def test_the_same_content_elsewhere_has_the_same_hash(
-        self, weights: Path, tmp_path: Path, reads: list[str]
-    ) -> None:
-        copy = tmp_path / "copy.pt"
-        copy.write_bytes(b"first")
-        link = tmp_path / "link.pt"
-        link.symlink_to(weights)
-        assert file_hash(weights) == file_hash(copy) == file_hash(link)
-        assert reads == ["w.pt", "copy.pt"]
-
-    @pytest.mark.parametrize("content", [b"", b"[1, 2]", b'{"a', b"\xff\xfe", b'{"x": 5}'])
-    def test_a_damaged_memory_costs_only_time(self, weights: Path, own_memory: Path, content: bytes) -> None:
-        file_hash(weights)
-        memory = own_memory / "diffcache" / "weights.json"
-        (key,) = json.loads(memory.read_text())
-        memory.write_bytes(content.replace(b"x", json.dumps(key).encode()[1:-1]))
-        assert file_hash(weights) == hashlib.sha256(b"first").hexdigest()
-        assert list(json.loads(memory.read_text())) == [key]
-
-    def test_a_memory_that_cannot_be_written(self, weights: Path, own_memory: Path, reads: list[str]) -> None:
-        own_memory.write_text("a file where the folder should be")
-        assert file_hash(weights) == file_hash(weights) == hashlib.sha256(b"first").hexdigest()
-        assert reads == ["w.pt", "w.pt"]
-        assert own_memory.read_text() == "a file where the folder should be"
-
-    def test_a_user_without_a_home(self, weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.delenv("XDG_CACHE_HOME")
-        monkeypatch.setenv("HOME", "~nobody-of-this-name")
-        monkeypatch.chdir(tmp_path)
-        assert file_hash(weights) == hashlib.sha256(b"first").hexdigest()
-
-    def test_not_there(self, tmp_path: Path) -> None:
-        with pytest.raises(MissingError, match="no such file of weights"):
-            file_hash(tmp_path / "w.pt")

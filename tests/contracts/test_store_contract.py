@@ -231,10 +231,9 @@ class TestGrowth:
     def test_marks_survive(self, tmp_path: Path, format: str) -> None:
         _, store = create(tmp_path, format)
         with store.writing() as writer:
-            writer.mark(4, "truncated file")
+            writer.mark({4: "truncated file"})
             writer.add_segment(samples(5, first=ROWS))
-            writer.mark(ROWS + 1, "no image")
-            writer.mark(2, "empty")
+            writer.mark({ROWS + 1: "no image", 2: "empty"})
         assert Store.open(store.path).marks == {2: "empty", 4: "truncated file", ROWS + 1: "no image"}
 
 
@@ -470,7 +469,7 @@ class TestManyAtOnce:
         """
         python(code, ROOT, store.path, cwd=tmp_path)
         with store.writing() as writer:
-            writer.mark(0, "still writable")
+            writer.mark({0: "still writable"})
 
     def test_a_forked_child_does_not_keep_the_lock(self, tmp_path: Path, format: str) -> None:
         _, store = create(tmp_path, format)

@@ -99,7 +99,7 @@ def run(root: Path, format: str) -> None:
         writer.add_arrays(LATER, block_names=BLOCKS)
         fill(writer, LATER)
         if MARKED not in store.marks:
-            writer.mark(MARKED, "cannot be decoded")
+            writer.mark({MARKED: "cannot be decoded"})
     with store.writing() as writer:
         if store.rows == FIRST:
             writer.add_segment(samples(FIRST, FIRST + GROWTH))

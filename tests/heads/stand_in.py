@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class MemoryFeatures:
     setting: Setting = field(default_factory=lambda: Setting(30, 7, 4))
     recipe: Recipe = RECIPE
     chunk_rows: int = 64
+    marks: dict[int, str] = field(default_factory=dict)
+    derived_from: Setting | None = None
     gathered: list[np.ndarray] = field(default_factory=list)
 
     @property
@@ -43,6 +45,10 @@ class MemoryFeatures:
     @property
     def dtype(self) -> np.dtype[Any]:
         return self.array.dtype
+
+    @property
+    def marked(self) -> np.ndarray:
+        return np.isin(np.arange(len(self)), list(self.marks))
 
     @property
     def ids(self) -> list[str]:
@@ -81,6 +87,19 @@ def toy(
     )
 
 
+def draws_of(train: MemoryFeatures, count: int) -> list[MemoryFeatures]:
+    """Draws 1 to ``count - 1``: the same rows with other noise, further off the higher the draw."""
+    return [
+        replace(
+            train,
+            array=(train.array + draw * np.random.default_rng(draw).normal(size=train.shape)).astype(train.dtype),
+            setting=replace(train.setting, draw=draw),
+            gathered=[],
+        )
+        for draw in range(1, count)
+    ]
+
+
 def pair(**options: Any) -> tuple[MemoryFeatures, MemoryFeatures]:
     """Toy features of both splits, half as many rows to test on."""
     return toy(**options), toy(**{**options, "rows": options.get("rows", 240) // 2}, split="test")
@@ -97,7 +116,7 @@ def quick(kind: str, **values: Any) -> HeadConfig:
     return head_config(kind, {"epochs": 8, "batch_size": 32, "lr": 5e-3, "device": "cpu", **small[kind], **values})
 
 
-def _train_and_die(runs: Path, kind: str, epochs: int) -> None:
+def _train_and_die(runs: Path, kind: str, epochs: int, draws: int) -> None:
     """Train, and at an epoch's end be killed as by ``kill -9``."""
 
     def on_event(event: Event) -> None:
@@ -105,8 +124,9 @@ def _train_and_die(runs: Path, kind: str, epochs: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     train, test = pair()
-    train_head(train, test, quick(kind, dropout=0.2), runs=runs, save_seconds=0, on_event=on_event)
+    config, others = quick(kind, dropout=0.2), draws_of(train, draws)
+    train_head(train, test, config, runs=runs, draws=others, save_seconds=0, on_event=on_event)
 
 
 if __name__ == "__main__":
-    _train_and_die(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    _train_and_die(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

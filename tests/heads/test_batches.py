@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from diffcache.heads.batches import Batches, epoch_order
+from diffcache.heads.batches import Batches, epoch_draws, epoch_order
 from diffcache.heads.standardize import Scaling
 from diffcache.heads.statistics import Statistics
 
-from .stand_in import toy
+from .stand_in import draws_of, toy
 
 CPU = torch.device("cpu")
 
 
-def _batches(features, rows, batch_size, statistics=None):
-    return Batches(features, rows, batch_size=batch_size, device=CPU, scaling=Scaling(statistics, device=CPU))
+def _batches(features, rows, batch_size, statistics=None, draws=()):
+    scaling = Scaling(statistics, device=CPU)
+    return Batches(features, rows, batch_size=batch_size, device=CPU, scaling=scaling, draws=draws)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 99, 100, 1000])
@@ -56,6 +57,53 @@ def test_standardised_on_the_way(dtype):
     (batch,) = _batches(features, np.arange(20), 20, statistics).in_order()
     np.testing.assert_allclose(batch.x.mean(dim=0), 0, atol=1e-5)
     np.testing.assert_allclose(batch.x.std(dim=0, correction=0), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 60, 1000])
+def test_each_row_from_the_draw_of_the_epoch(batch_size):
+    features = toy(rows=150)
+    draws = draws_of(features, 4)
+    rows = np.arange(1, 150, 2)
+    batches = _batches(features, rows, batch_size, draws=draws)
+    every = np.stack([features.array, *(draw.array for draw in draws)])
+    picks = epoch_draws(150, draws=4, order_seed=4, epoch=2)
+    seen = []
+    for batch in batches.shuffled(order_seed=4, epoch=2):
+        np.testing.assert_array_equal(batch.x.numpy(), every[picks[batch.rows], batch.rows].astype(np.float32))
+        np.testing.assert_array_equal(batch.labels.numpy(), features.labels[batch.rows])
+        assert (np.diff(picks[batch.rows].astype(int)) >= 0).all()
+        seen.append(batch.rows)
+    order = epoch_order(rows, order_seed=4, epoch=2)
+    for i, batch in enumerate(seen):  # the batches hold what they would hold without draws
+        assert set(batch) == set(order[i * batches.batch_size : (i + 1) * batches.batch_size])
+    for draw in draws:
+        draw.gathered.clear()
+    for batch in batches.in_order():
+        np.testing.assert_array_equal(batch.x.numpy(), features.array[batch.rows].astype(np.float32))
+    assert not any(draw.gathered for draw in draws)
+
+
+def test_draws_are_gathered_straight_into_the_buffer():
+    features = toy(rows=60)
+    sources = [features, *draws_of(features, 3)]
+    whole = []
+    for source in sources:
+        own = source.gather
+        object.__setattr__(source, "gather", lambda rows, out=None, own=own: whole.append(out.base) or own(rows, out))
+    (batch,) = _batches(features, np.arange(60), 60, draws=sources[1:]).shuffled(order_seed=0, epoch=0)
+    assert len(batch.rows) == 60
+    assert len(whole) == 3
+    assert all(base is not None for base in whole)  # parts of one buffer
+
+
+def test_the_draw_of_a_row_is_decided_by_seed_epoch_and_row():
+    # Recorded once: other draws would make published runs impossible to repeat.
+    assert epoch_draws(12, draws=3, order_seed=5, epoch=1).tolist() == [1, 2, 1, 2, 2, 2, 1, 1, 1, 1, 2, 2]
+    all_, few = (epoch_draws(n, draws=5, order_seed=0, epoch=0) for n in (1000, 10))
+    assert np.array_equal(all_[:10], few)
+    assert (np.bincount(all_, minlength=5) > 150).all()
+    others = [(0, 1), (1, 0), (1, 1)]
+    assert all(not np.array_equal(all_, epoch_draws(1000, draws=5, order_seed=s, epoch=e)) for s, e in others)
 
 
 def test_no_rows_give_no_batch():

@@ -1,5 +1,6 @@
 """Run folders: written whole, found again, gone on with after a kill, chosen and compared."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -16,10 +17,12 @@ from diffcache.errors import HeadError, MissingError
 from diffcache.events import Notice, Progress
 from diffcache.heads import best_run, feature_statistics, find_runs, load_run, stratified_split, train_head
 from diffcache.heads.features import describe
+from diffcache.heads.single import run_identity
+from diffcache.recipe import canonical_json
 from diffcache.setting import Setting
 
 from . import stand_in
-from .stand_in import RECIPE, pair, quick
+from .stand_in import RECIPE, draws_of, pair, quick
 
 
 def files(path):
@@ -139,14 +142,15 @@ def test_what_decides_the_result_makes_another_run(tmp_path):
     )
 
 
-def test_killed_and_gone_on_with_is_the_same_run(tmp_path):
+@pytest.mark.parametrize("draws", [1, 3])
+def test_killed_and_gone_on_with_is_the_same_run(tmp_path, draws):
     train, test = pair()
-    config = quick("attention", dropout=0.2)
-    whole = train_head(train, test, config, runs=tmp_path / "whole")
+    config, others = quick("attention", dropout=0.2), draws_of(train, draws)
+    whole = train_head(train, test, config, runs=tmp_path / "whole", draws=others)
 
     root = str(Path(diffcache.__file__).parents[1])
     killed = subprocess.run(
-        [sys.executable, stand_in.__file__, str(tmp_path / "cut"), "attention", "4"],
+        [sys.executable, stand_in.__file__, str(tmp_path / "cut"), "attention", "4", str(draws)],
         env={**os.environ, "PYTHONPATH": root},
         check=False,
     )
@@ -159,7 +163,7 @@ def test_killed_and_gone_on_with_is_the_same_run(tmp_path):
         load_run(folder)
 
     seen = []
-    run = train_head(train, test, config, runs=tmp_path / "cut", on_event=seen.append)
+    run = train_head(train, test, config, runs=tmp_path / "cut", draws=others, on_event=seen.append)
     assert [event.done for event in seen] == [4, 5, 6, 7, 8]
     assert not run.reused
     assert files(run.path) == files(whole.path)
@@ -277,6 +281,173 @@ def test_names_are_told_apart_in_the_identity():
             return len(train)
 
     assert describe(Named(["ab", "c"]))["ids"] != describe(Named(["a", "bc"]))["ids"]
+
+
+# --- marked rows --------------------------------------------------------------------------------
+
+
+def marked(features, rows, reason="truncated file"):
+    """The features with some rows marked, whose values are zeros as in a store."""
+    array = features.array.copy()
+    array[rows] = 0
+    return replace(features, array=array, marks={row: f"{reason} {row}" for row in rows}, gathered=[])
+
+
+def test_marked_rows_are_in_nothing(tmp_path):
+    train, test = pair()
+    gone, gone_test = [3, 17, 100, 239], [0, 64]
+    seen = []
+    run = train_head(
+        marked(train, gone), marked(test, gone_test), quick("linear"), runs=tmp_path, validation=0.2,
+        on_event=seen.append,
+    )  # fmt: skip
+    (notice,) = [event.text for event in seen if isinstance(event, Notice)]
+    assert notice == (
+        "linear on t30/b7/pool4: 4 of 240 training rows and 2 of 120 test rows are marked and left out: "
+        "truncated file 3"
+    )
+    kept, kept_test = np.delete(np.arange(240), gone), np.delete(np.arange(120), gone_test)
+    predictions = run.predictions()
+    assert predictions.ids.tolist() == [test.ids[row] for row in kept_test]
+    assert np.array_equal(predictions.labels, test.labels[kept_test])
+    assert len(predictions.logits) == len(predictions.predicted) == run.top1.total == 118
+
+    # The split is that of the rows that remain, in numbers of the features.
+    split = stratified_split(train.labels[kept], 0.2)
+    assert np.array_equal(predictions.validation_rows, kept[split.validation])
+    assert np.array_equal(predictions.validation_labels, train.labels[kept[split.validation]])
+    assert torch.equal(run.head().mean, torch.from_numpy(feature_statistics(train, kept[split.train]).mean))
+    record = run.record
+    assert record["validation"]["rows"] == len(split.validation)
+    assert (record["features"]["train"]["marked"]["rows"], record["features"]["test"]["marked"]["rows"]) == (4, 2)
+    assert record["features"]["train"]["rows"] == 240
+
+
+def test_marked_rows_are_not_read(tmp_path):
+    train, test = (marked(features, [5, 6]) for features in pair())
+    train_head(train, test, quick("linear", epochs=2), runs=tmp_path, draws=draws_of(train, 2))
+    for features in (train, test):
+        assert not set(np.concatenate(features.gathered)) & {5, 6}
+
+
+def test_what_remains_trains_the_same_head_as_if_the_rest_had_never_been(tmp_path):
+    train, test = pair()
+    gone = list(range(0, 240, 7))
+    kept = np.delete(np.arange(240), gone)
+    with_marks = train_head(marked(train, gone), test, quick("mlp"), runs=tmp_path)
+    without = replace(train, array=train.array[kept], labels=train.labels[kept])
+    alone = train_head(without, test, quick("mlp"), runs=tmp_path)
+    assert (with_marks.path / "best.safetensors").read_bytes() == (alone.path / "best.safetensors").read_bytes()
+
+
+def test_which_rows_are_marked_makes_another_run_and_why_does_not(tmp_path):
+    train, test = pair()
+    config = quick("linear", epochs=1)
+
+    def trained(train, test=test):
+        return train_head(train, test, config, runs=tmp_path)
+
+    plain = trained(train)
+    assert "marked" not in json.dumps(plain.record)
+    one = trained(marked(train, [4]))
+    assert len({plain.id, one.id, trained(marked(train, [5])).id, trained(train, marked(test, [5])).id}) == 4
+    assert trained(marked(train, [4], reason="gone")).reused
+
+
+def test_a_class_whose_rows_are_marked(tmp_path):
+    train, test = pair()
+    config = quick("linear", epochs=1)
+    third = np.flatnonzero(train.labels == 2).tolist()
+    with pytest.raises(HeadError, match="class 'class2' has 1 sample"):
+        train_head(marked(train, third[1:]), test, config, runs=tmp_path)
+    with pytest.raises(HeadError, match=r"split test: all 120 rows are marked \(truncated file 0\)"):
+        train_head(train, marked(test, list(range(120))), config, runs=tmp_path)
+    wrong = replace(marked(train, [0]), labels=np.where(np.arange(240) == 0, 99, train.labels))
+    train_head(wrong, test, config, runs=tmp_path)  # a row that isn't used may have any label
+
+
+# --- derived features and draws -----------------------------------------------------------------
+
+
+def test_derived_features_are_said_recorded_and_another_run(tmp_path):
+    train, test = pair()
+    config, source = quick("linear", epochs=1), Setting(30, 7, 8)
+    plain = train_head(train, test, config, runs=tmp_path)
+    assert "derived_from" not in json.dumps(plain.record)
+    seen = []
+    both = [replace(features, derived_from=source) for features in (train, test)]
+    run = train_head(*both, config, runs=tmp_path, on_event=seen.append)
+    assert not run.reused
+    assert [event.text for event in seen if isinstance(event, Notice)] == [
+        "linear on t30/b7/pool4: the features are derived, averaged from the stored t30/b7/pool8"
+    ]
+    assert {part["derived_from"] for part in run.record["features"].values()} == {"t30/b7/pool8"}
+    assert not train_head(both[0], test, config, runs=tmp_path).reused
+    seen.clear()
+    assert train_head(*both, config, runs=tmp_path, on_event=seen.append).reused
+    assert seen == []
+
+
+def test_the_identity_of_a_plain_run_is_what_it_was():
+    # Recorded before marks, draws and derived settings were known; another would train finished runs again.
+    train, test = pair()
+    config = quick("linear", epochs=2)
+    identity = run_identity(train, test, config, precision="fp32", validation=0.1, split_seed=0)
+    text = canonical_json(identity).replace(RECIPE.fingerprint, "F")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert digest == "0d016b2d71f6e5b761acf4ae1ffd130d94086f6398d565f2010cf202f8ec8052"
+
+
+def test_draws_train_and_draw_0_is_evaluated(tmp_path):
+    train, test = pair()
+    draws = draws_of(train, 3)
+    config = quick("linear", epochs=3)
+    run = train_head(train, test, config, runs=tmp_path, draws=draws, validation=0.2)
+    split = stratified_split(train.labels, 0.2)
+    for features in draws:
+        read = np.concatenate(features.gathered)
+        assert not set(read) & set(split.validation)
+        assert 0.2 < len(read) / (3 * len(split.train)) < 0.5
+    assert torch.equal(run.head().mean, torch.from_numpy(feature_statistics(train, split.train).mean))
+    with torch.no_grad():
+        again = run.head()(torch.from_numpy(train.array[split.validation])).argmax(dim=1)
+    assert np.array_equal(run.predictions().validation_predicted, again)
+
+    settings = ["t30/b7/pool4", "t30/b7/pool4/draw1", "t30/b7/pool4/draw2"]
+    assert run.record["draws"] == run.record["identity"]["draws"] == {"count": 3, "settings": settings}
+    plain = train_head(train, test, config, runs=tmp_path, validation=0.2)
+    assert "draws" not in plain.record
+    two = train_head(train, test, config, runs=tmp_path, draws=draws[:1], validation=0.2)
+    assert len({run.id, plain.id, two.id}) == 3
+    assert train_head(train, test, config, runs=tmp_path, draws=draws, validation=0.2).reused
+    derived = [replace(features, derived_from=Setting(30, 7, 8, features.setting.draw)) for features in draws]
+    run = train_head(train, test, config, runs=tmp_path, draws=derived, validation=0.2)
+    assert run.record["draws"]["derived_from"] == [None, "t30/b7/pool8/draw1", "t30/b7/pool8/draw2"]
+
+
+def test_draws_that_do_not_fit(tmp_path):
+    train, test = pair()
+    one, two = draws_of(train, 3)
+
+    def refuse(match, *draws, train=train, test=test):
+        with pytest.raises(HeadError, match=match):
+            train_head(train, test, quick("linear", epochs=1), runs=tmp_path, draws=draws)
+
+    refuse("expected t30/b7/pool4/draw1 in place 1, got t30/b7/pool4;", train, one)
+    refuse("expected t30/b7/pool4/draw1 in place 1, got t30/b7/pool4/draw2", two, one)
+    refuse("expected t30/b7/pool4/draw2 in place 2, got t30/b7/pool4/draw1", one, one)
+    refuse("expected t30/b7/pool4/draw1 in place 1, got t60", replace(one, setting=Setting(60, 7, 4, 1)))
+    refuse(
+        "rows of one store, got others at t30/b7/pool4/draw1 .split train here, test there", replace(one, split="test")
+    )
+    refuse("recipe .* here", replace(one, recipe=replace(RECIPE, seed=1)))
+    refuse(r"shape \(240, 6, 4, 4\) here, \(239, 6, 4, 4\) there", replace(one, array=one.array[:239]))
+    refuse("type float16 here, float32 there", replace(one, array=one.array.astype(np.float32)))
+    refuse("other ids, labels or marks", replace(one, labels=one.labels[::-1].copy()))
+    refuse("other ids, labels or marks", replace(one, marks={1: "gone"}))
+    at_two = [replace(features, setting=two.setting) for features in (train, test)]
+    refuse("expected training features at draw 0.*got draw 2", one, train=at_two[0], test=at_two[1])
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_listing_runs_imports_no_torch(tmp_path):

@@ -41,6 +41,20 @@ def test_golden_rows():
     assert stratified_split(np.arange(30) % 3, 0.2, seed=11).validation.tolist() == [4, 5, 8, 10, 15, 24]
 
 
+def test_only_the_rows_that_may_be_used():
+    labels = np.arange(60) % 3
+    rows = np.flatnonzero(np.arange(60) % 7 != 0)
+    split = stratified_split(labels, 0.2, rows=rows)
+    among = stratified_split(labels[rows], 0.2)
+    assert np.array_equal(split.train, rows[among.train])
+    assert np.array_equal(split.validation, rows[among.validation])
+    assert sorted([*split.train, *split.validation]) == rows.tolist()
+    every = stratified_split(labels, 0.2, rows=np.arange(60))
+    assert np.array_equal(every.validation, stratified_split(labels, 0.2).validation)
+    with pytest.raises(HeadError, match="class number 2 has 1 sample"):
+        stratified_split(labels, 0.2, rows=np.array([0, 1, 3, 4, 5]))
+
+
 def test_a_class_too_small_is_named():
     with pytest.raises(HeadError, match="class 'wren' has 1 sample; at least 2"):
         stratified_split(np.array([0, 0, 1]), 0.5, class_names=("crow", "wren"), where="birds")

@@ -52,7 +52,7 @@ def test_every_format_of_a_pipeline_file_can_be_opened() -> None:
 
 
 def test_exports() -> None:
-    assert diffcache.images.__all__ == sorted(diffcache.images.__all__)
+    assert len(diffcache.images.__all__) == len(set(diffcache.images.__all__))
     assert all(hasattr(diffcache.images, name) for name in diffcache.images.__all__)
 
 

@@ -1,0 +1,109 @@
+"""``diff``, ``rm`` and ``gc``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from diffcache.cache import Store, open_cache
+from diffcache.cache.comparison import compare_stores
+from diffcache.cache.garbage import sweep
+from diffcache.cache.layout import sized
+from diffcache.cache.removal import bytes_below, remove_settings, remove_store, require_settings, setting_bytes
+from diffcache.cache.text import printable
+from diffcache.cli.output import counted, say_damaged, wide
+from diffcache.cli.progress import shown
+from diffcache.cli.stores import one_folder
+from diffcache.cli.tables import plain_table
+from diffcache.errors import ConfigError, DiffcacheError
+from diffcache.heads.uses import read_runs, runs_of
+from diffcache.setting import Setting
+
+_RUNS_SHOWN = 5
+
+
+def diff_stores(a: str, b: str, root: str) -> bool:
+    """Print what differs between two stores; whether anything does."""
+    stores = [Store.open(one_folder(what, root)) for what in (a, b)]
+    differences = compare_stores(*stores)
+    out = wide()
+    for letter, store in zip("AB", stores, strict=True):
+        out.print(f"{letter}  {store.images}/{store.split} {store.fingerprint[:16]}  {printable(store.path)}")
+    if not differences:
+        out.print("nothing differs")
+        return False
+    table = plain_table("", "A", "B")
+    for difference in differences:
+        table.add_row(*(printable(text) for text in (difference.what, difference.a, difference.b)))
+    out.print(table)
+    return True
+
+
+def remove(stores: Sequence[str], root: str, *, settings: Sequence[str] | None, runs: str, yes: bool) -> None:
+    """Remove stores, or settings of them, after asking.
+
+    Raises:
+        ConfigError: there is nobody to ask, and ``yes`` was not said.
+    """
+    folders = list(dict.fromkeys(one_folder(what, root) for what in stores))
+    wanted = None if settings is None else tuple(sorted({Setting.parse(text) for text in settings}))
+    made, broken = read_runs(runs)
+    out = wide()
+    opened: dict[str, Store] = {}
+    for folder in folders:
+        try:
+            store = Store.open(folder)
+            key = {"images": store.images, "split": store.split, "fingerprint": store.fingerprint}
+            users = runs_of(made, **key, settings=wanted)
+            if wanted is None:
+                what, size = "", bytes_below(folder)
+            else:
+                require_settings(store, wanted)
+                what, size = f" {', '.join(map(str, wanted))} of", setting_bytes(store, wanted)
+            name = f"{store.images}/{store.split} {store.fingerprint[:16]}"
+            opened[str(folder)] = store
+        except DiffcacheError as error:
+            if wanted is not None:
+                raise
+            say_damaged([str(error)])
+            what, size, users, name = "", bytes_below(folder), [], "/".join(folder.parts[-3:])
+        out.print(f"remove{what} {printable(name)}: {sized(size)}, {printable(folder)}")
+        if users:
+            shown_ids = ", ".join(printable(run.id) for run in users[:_RUNS_SHOWN])
+            more = f" and {len(users) - _RUNS_SHOWN:,} more" if len(users) > _RUNS_SHOWN else ""
+            out.print(f"  used by {counted(len(users), 'run')} in {printable(runs)}: {shown_ids}{more}")
+    say_damaged(broken)
+    if not yes:
+        if not _asked_of_a_person():
+            raise ConfigError("rm: nothing is removed: there is no terminal to ask on; pass --yes")
+        click.confirm("Remove it for good?", abort=True)
+    with shown() as on_event:
+        for folder in folders:
+            if wanted is None:
+                remove_store(folder, on_event=on_event)
+            else:
+                remove_settings(opened[str(folder)], wanted, on_event=on_event)
+    out.print("removed")
+
+
+def _asked_of_a_person() -> bool:
+    return sys.stdin.isatty()
+
+
+def collect(root: str, *, delete: bool) -> None:
+    """List what killed processes left in a cache; delete it where that is asked for."""
+    found = sweep(open_cache(root), delete=delete)
+    out = wide()
+    if found.garbage:
+        table = plain_table("size", "what it is", "path", right=("size",))
+        for item in found.garbage:
+            table.add_row(sized(item.nbytes), printable(item.why), printable(item.path))
+        out.print(table)
+        done = "deleted" if delete else "nothing was deleted; pass --delete to delete this"
+        out.print(f"{sized(found.nbytes)} in {counted(len(found.garbage), 'place')}; {done}")
+    else:
+        out.print("nothing to delete")
+    for line in found.skipped:
+        click.echo(f"skipped: {printable(line)}", err=True)

@@ -1,0 +1,120 @@
+"""``plan``: what an extraction would do, as a person reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from diffcache.cache.layout import sized
+from diffcache.cli.output import counted, print_facts, wide
+from diffcache.cli.progress import clock, shown
+from diffcache.cli.tables import plain_table
+from diffcache.config import load_pipeline
+from diffcache.experiments.plan import Job, Plan, plan_pipeline
+from diffcache.setting import Setting
+
+_FLOPS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP")
+
+
+def run_plan(file: str, overrides: Mapping[str, Any], *, settings: Sequence[str] | None, timed: bool) -> None:
+    """``diffcache plan``."""
+    pipeline = load_pipeline(file, overrides)
+    wanted = None if settings is None else tuple(Setting.parse(text) for text in settings)
+    with shown() as on_event:
+        plan = plan_pipeline(pipeline, settings=wanted, calibrate=timed, on_event=on_event)
+    _print_jobs(plan)
+    if plan.idle:
+        click.echo("nothing to compute: all of it is cached")
+        return
+    _print_costs(plan)
+    plan.require_room()
+
+
+def _print_jobs(plan: Plan) -> None:
+    numbers = ("settings", "cached", "derived", "to compute", "images", "new", "passes", "to write")
+    table = plain_table("store", "backbone", *numbers, right=numbers)
+    costs = plan.costs or (None,) * len(plan.jobs)
+    for job, cost in zip(plan.jobs, costs, strict=True):
+        written = sum(cost.new_bytes.values()) if cost is not None and not job.idle else 0
+        table.add_row(
+            f"{job.images}/{job.split}",
+            f"{job.card.name} ({job.recipe.precision})",
+            str(len(job.settings)),
+            str(len(job.cached)),
+            str(len(job.derived)),
+            str(len(job.lacking)),
+            f"{len(job.source):,}",
+            "all" if job.store is None else f"{job.added:,}",
+            f"{sum(job.passes.values()):,}" if job.card.has_network else "no network",
+            sized(written) if written else "nothing",
+        )
+    wide().print(table)
+    for job in plan.jobs:
+        where = f"{job.images}/{job.split} ({job.card.name})"
+        if job.lacking:
+            click.echo(f"to compute for {where}: {grid_text(job.lacking)}")
+        for setting, stored in job.derived.items():
+            click.echo(f"derived for {where}: {setting}, averaged from the stored {stored}")
+        _say_changes(job, where)
+        if job.recipe.weights is None and job.card.has_network:
+            click.echo(f"{where}: the file of weights is not here, so nothing of it is known to be cached")
+
+
+def _say_changes(job: Job, where: str) -> None:
+    if job.found is None:
+        return
+    for rows, what in ((job.found.changes.changed, "changed"), (job.found.changes.removed, "removed")):
+        if rows:
+            click.echo(f"to be marked in {where}: {counted(len(rows), f'{what} image')}")
+
+
+def _print_costs(plan: Plan) -> None:
+    per_image = f", {_flops(plan.flops / plan.passes)} an image and pass" if plan.passes else ""
+    sizes = sorted({cost.group_size for job, cost in zip(plan.jobs, plan.costs, strict=True) if job.card.has_network})
+    time = None
+    if plan.calibration is not None and plan.seconds is not None:
+        made = plan.calibration
+        weights = "" if made.real_weights else ", with random weights"
+        time = (
+            f"about {clock(plan.seconds)}: {1 / made.forward_seconds:,.3g} images/s through the network in groups of "
+            f"{made.group_size}{weights}, {1 / made.decode_seconds:,.3g} images/s decoded beside it; measured just now"
+        )
+    print_facts(
+        {
+            "passes": f"{counted(plan.passes, 'image')} through the network, each counted once a (t, draw)",
+            "arithmetic": _flops(plan.flops) + per_image,
+            "disk": f"{sized(plan.new_bytes)} to write, {sized(plan.free_bytes)} free on the disk of {plan.cache}",
+            "memory": f"about {sized(plan.memory_bytes)} for the network, in groups of {', '.join(map(str, sizes))}",
+            "time": time,
+        }
+    )
+
+
+def grid_text(settings: Iterable[Setting]) -> str:
+    """Some settings in few words: ``t 10, 30; b 6, 7; pool 1, 2`` where they are a whole grid."""
+    some = sorted(settings)
+    fields: dict[str, list[Any]] = {
+        name: sorted({getattr(s, name) for s in some}, key=lambda v: -1 if v is None else v)
+        for name in ("t", "b", "pool", "draw")
+    }
+    count = 1
+    for values in fields.values():
+        count *= len(values)
+    if count != len(some) or len(some) <= 2:
+        shown_ = ", ".join(map(str, some[:12]))
+        return shown_ + (f" and {len(some) - 12} more" if len(some) > 12 else "")
+    parts = [
+        f"{name} {', '.join('-' if value is None else str(value) for value in values)}"
+        for name, values in fields.items()
+        if name != "draw" or values != [0]
+    ]
+    return "; ".join(parts)
+
+
+def _flops(value: float) -> str:
+    power = 0
+    while value >= 1000 and power < len(_FLOPS) - 1:
+        value, power = value / 1000, power + 1
+    return f"{value:.3g} {_FLOPS[power]}"

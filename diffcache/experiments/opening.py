@@ -1,0 +1,53 @@
+"""The images and the networks of a pipeline, opened; PyTorch is imported with the first network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from diffcache.backbones import Card, load_card
+from diffcache.config import SPLITS, Pipeline
+from diffcache.errors import ImageError
+from diffcache.events import Notice, OnEvent, ignore
+from diffcache.images import ImageSource, open_split
+
+if TYPE_CHECKING:
+    from diffcache.backbones import Backbone
+
+
+def open_images(pipeline: Pipeline, *, on_event: OnEvent = ignore) -> dict[str, ImageSource]:
+    """The splits of a pipeline's image set, with one numbering of the classes."""
+    names: Sequence[str] | None = pipeline.images.class_names
+    sources: dict[str, ImageSource] = {}
+    for split in SPLITS:
+        source = open_split(pipeline.images.splits[split], class_names=names)
+        if source.skipped:
+            on_event(
+                Notice(f"{pipeline.images.name}/{split}: {source.skipped:,} files that are no images were skipped")
+            )
+        if not len(source):
+            raise ImageError(f"{pipeline.images.name}/{split}: expected at least one image, found none")
+        names = source.class_names
+        sources[split] = source
+    return sources
+
+
+def pipeline_backbone(pipeline: Pipeline, card: Card, *, precision: str, weights: bool = True) -> Backbone:
+    """A network of a pipeline, opened; its weights are not read.
+
+    Args:
+        pipeline: names device and weights.
+        card: the backbone's own, or that of the raw pixels.
+        precision: resolved.
+        weights: whether the file of weights must be here; without it only plans can be made.
+    """
+    from diffcache.backbones import PixelsBackbone, open_backbone
+    from diffcache.compute import resolve_device
+
+    if not card.has_network:
+        return PixelsBackbone(load_card(pipeline.backbone.card), device=resolve_device("cpu"))
+    config = pipeline.backbone
+    file = config.weights
+    if not weights and file is not None and not file.is_file():
+        file = None
+    return open_backbone(card, file, device=config.device, precision=precision, condition=config.condition)

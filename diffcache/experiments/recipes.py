@@ -1,0 +1,106 @@
+"""The recipes of a pipeline's features, known without opening its network, and which of them the cache has."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from diffcache.backbones import card_recipe, load_card, pixels_card
+from diffcache.cache import Cache
+from diffcache.config import SPLITS, Pipeline
+from diffcache.errors import DeviceError, DiffcacheError
+from diffcache.images import augmentation_named
+from diffcache.recipe import Recipe
+from diffcache.setting import Setting
+
+PIXELS = Setting(t=None, b=1, pool=0)
+"""The setting of the raw pixels: no noise, the only block, the whole map."""
+
+_PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+def split_settings(settings: Collection[Setting], split: str) -> tuple[Setting, ...]:
+    """The settings that a split needs, sorted: draws after 0 are only trained on."""
+    return tuple(sorted(setting for setting in set(settings) if split == SPLITS[0] or not setting.draw))
+
+
+def pipeline_recipe(pipeline: Pipeline, *, precision: str, dtype: str | None = None) -> Recipe:
+    """The recipe of a pipeline's features; its ``weights`` is None where the file of weights is not here.
+
+    Args:
+        pipeline: names card, weights, seed, augmentation and storage type.
+        precision: resolved.
+        dtype: another storage type.
+
+    Raises:
+        ConfigError: no such card, or something that does not fit it.
+    """
+    augmentation = augmentation_named(pipeline.extract.augmentation)
+    return card_recipe(
+        load_card(pipeline.backbone.card),
+        weights=_weights(pipeline),
+        precision=precision,
+        condition=pipeline.backbone.condition,
+        seed=pipeline.extract.seed,
+        dtype=pipeline.extract.dtype if dtype is None else dtype,
+        augmentation=None if augmentation is None else augmentation.plain(),
+    )
+
+
+def _weights(pipeline: Pipeline) -> Path | None:
+    file = pipeline.backbone.weights
+    return file if file is not None and file.is_file() else None
+
+
+def chosen_recipe(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], *, any_device: bool = False) -> Recipe:
+    """The recipe to use: where precision is left to the machine, the one that the cache has complete.
+
+    Where the cache has none of the precisions that ``auto`` may mean, or several, the device decides, and PyTorch is
+    imported to ask it.
+
+    Args:
+        pipeline: names the backbone.
+        cache: the cache.
+        settings: all that is asked for, draws included.
+        any_device: whether the processor may decide in place of a device that is not here.
+
+    Raises:
+        ConfigError: as :func:`pipeline_recipe`.
+        DeviceError: no such device here.
+    """
+    named = pipeline.backbone.precision
+    if named != "auto":
+        return pipeline_recipe(pipeline, precision=named)
+    recipes = [pipeline_recipe(pipeline, precision=precision) for precision in _PRECISIONS]
+    complete = [recipe for recipe in recipes if holds(cache, pipeline.images.name, recipe, settings)]
+    if len(complete) == 1:
+        return complete[0]
+
+    from diffcache.compute import resolve_device, resolve_precision
+
+    try:
+        device = resolve_device(pipeline.backbone.device)
+    except DeviceError:
+        if not any_device:
+            raise
+        device = resolve_device("cpu")
+    return pipeline_recipe(pipeline, precision=resolve_precision(named, device))
+
+
+def pixels_recipe(pipeline: Pipeline) -> Recipe:
+    """The recipe of the raw pixels that the pipeline's backbone is given."""
+    card = pixels_card(load_card(pipeline.backbone.card))
+    return card_recipe(card, weights=None, precision="fp32", seed=0, dtype=pipeline.extract.dtype)
+
+
+def holds(cache: Cache, images: str, recipe: Recipe, settings: Collection[Setting]) -> bool:
+    """Whether the stores of a recipe serve all that some settings need of every split, as stored or derived."""
+    try:
+        for split in SPLITS:
+            store = cache.store(images=images, split=split, recipe=recipe)
+            wanted = split_settings(settings, split)
+            if store is None or not all(store.serves(setting) for setting in wanted):
+                return False
+    except DiffcacheError:
+        return False
+    return True
