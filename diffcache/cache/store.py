@@ -291,13 +291,18 @@ class Store:
         return height if height == width else None
 
     @contextmanager
-    def writing(self, on_event: OnEvent = ignore) -> Iterator[Writer]:
+    def writing(self, on_event: OnEvent = ignore, *, wait: bool = True) -> Iterator[Writer]:
         """Hold the store's lock and write; what was left half made by a killed writer is removed first.
 
         Waits for another writer, saying for whom; what that one committed is then seen.
 
+        Args:
+            on_event: hears of waiting, and of damage that is found.
+            wait: whether to wait for another writer.
+
         Raises:
-            CacheError: the store is compressed, or this thread holds the lock already.
+            CacheError: the store is compressed, or this thread holds the lock already; there is another
+                writer, where that is not waited for.
         """
         from diffcache.cache.writer import Writer
 
@@ -308,7 +313,7 @@ class Store:
             )
 
         what = f"{self.images}/{self.split} {self.fingerprint[:16]}"
-        with hold(self.path / LOCK, what=what, on_event=on_event):
+        with hold(self.path / LOCK, what=what, on_event=on_event, wait=wait):
             self.refresh()
             writer = Writer(self, on_event)
             writer.tidy()

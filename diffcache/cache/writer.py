@@ -265,6 +265,10 @@ class Writer:
         make_folder(draft)
         try:
             spec = self._format.read_spec(self._root, setting, segment=segment.number)
+            if self._blocks(setting.b) - {spec.block}:
+                raise CacheError(
+                    f"{place / array_name(setting)}: damaged: it calls block {setting.b} {spec.block!r:.80}"
+                )
             with disk_full(draft, 0):
                 extents = self._format.create_array(
                     draft, spec, self._samples_of(segment), self.store.header.attributes()
@@ -282,6 +286,16 @@ class Writer:
             self._on_event(Notice(f"{error}; {_REPAIR}"))
         finally:
             remove(draft)
+
+    def _blocks(self, b: int) -> set[str]:
+        """What the listed arrays call a block."""
+        listed = [(setting, n) for n, settings in self.store.settings_by_segment.items() for setting in settings]
+        names = set()
+        for setting, number in listed:
+            if setting.b == b:
+                with suppress(CacheError):
+                    names.add(self.store.array(setting, segment=number).spec.block)
+        return names
 
     def _samples_of(self, segment: Segment) -> Samples:
         samples = self.store.samples()

@@ -13,7 +13,7 @@ from diffcache.cli.progress import clock, shown
 from diffcache.cli.tables import plain_table
 from diffcache.config import load_pipeline
 from diffcache.experiments.plan import Job, Plan, plan_pipeline
-from diffcache.setting import Setting
+from diffcache.setting import Pass, Setting
 
 _FLOPS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP")
 
@@ -93,24 +93,33 @@ def _print_costs(plan: Plan) -> None:
 
 
 def grid_text(settings: Iterable[Setting]) -> str:
-    """Some settings in few words: ``t 10, 30; b 6, 7; pool 1, 2`` where they are a whole grid."""
-    some = sorted(settings)
-    fields: dict[str, list[Any]] = {
-        name: sorted({getattr(s, name) for s in some}, key=lambda v: -1 if v is None else v)
-        for name in ("t", "b", "pool", "draw")
-    }
-    count = 1
-    for values in fields.values():
-        count *= len(values)
-    if count != len(some) or len(some) <= 2:
-        shown_ = ", ".join(map(str, some[:12]))
-        return shown_ + (f" and {len(some) - 12} more" if len(some) > 12 else "")
-    parts = [
-        f"{name} {', '.join('-' if value is None else str(value) for value in values)}"
-        for name, values in fields.items()
-        if name != "draw" or values != [0]
-    ]
-    return "; ".join(parts)
+    """Some settings in few words: ``t 10, 30: b 6, 7 x pool 1, 2``; passes with the same blocks and pools together."""
+    by_pass: dict[Pass, set[tuple[int, int]]] = {}
+    for setting in settings:
+        by_pass.setdefault(setting.pass_, set()).add((setting.b, setting.pool))
+    groups: dict[tuple[int, frozenset[tuple[int, int]]], list[Pass]] = {}
+    for pass_ in sorted(by_pass):
+        groups.setdefault((pass_.draw, frozenset(by_pass[pass_])), []).append(pass_)
+    texts = []
+    for (draw, cells), passes in groups.items():
+        times = _listed("-" if pass_.t is None else pass_.t for pass_ in passes)
+        texts.append(f"t {times}{f' draw {draw}' if draw else ''}: {_cells(cells)}")
+    return "; ".join(texts)
+
+
+def _cells(cells: Iterable[tuple[int, int]]) -> str:
+    """Blocks and pools: those of the same pools together."""
+    pools: dict[int, set[int]] = {}
+    for b, pool in cells:
+        pools.setdefault(b, set()).add(pool)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for b in sorted(pools):
+        groups.setdefault(tuple(sorted(pools[b])), []).append(b)
+    return ", ".join(f"b {_listed(blocks)} x pool {_listed(sides)}" for sides, blocks in groups.items())
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
 
 
 def _flops(value: float) -> str:

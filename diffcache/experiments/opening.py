@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from diffcache.backbones import Card, load_card
 from diffcache.config import SPLITS, Pipeline
-from diffcache.errors import ImageError
+from diffcache.errors import ConfigError, ImageError
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.images import ImageSource, open_split
 
@@ -20,6 +20,8 @@ def open_images(pipeline: Pipeline, *, on_event: OnEvent = ignore) -> dict[str, 
     names: Sequence[str] | None = pipeline.images.class_names
     sources: dict[str, ImageSource] = {}
     for split in SPLITS:
+        if split not in pipeline.images.splits:  # of imported features
+            raise ConfigError(f"{pipeline.file}: the table [images.{split}] is missing, so the images are unknown")
         source = open_split(pipeline.images.splits[split], class_names=names)
         if source.skipped:
             on_event(

@@ -10,6 +10,7 @@ from diffcache.cache import open_cache
 from diffcache.cache.layout import sized
 from diffcache.config import Pipeline
 from diffcache.events import Notice, OnEvent, ignore
+from diffcache.experiments.imported import require_network
 from diffcache.experiments.opening import pipeline_backbone
 from diffcache.experiments.plan import Plan, plan_pipeline
 from diffcache.extraction.survey import Extracted, all_cached
@@ -41,6 +42,7 @@ def extract_pipeline(
         DiskFullError: the disk cannot hold it; nothing was written.
         DiffcacheError: as :func:`diffcache.extraction.extract`, or the images or weights are not there.
     """
+    require_network(pipeline)
     card = load_card(pipeline.backbone.card)
     check_arguments(card, pipeline.backbone.weights, condition=pipeline.backbone.condition)
     plan = plan_pipeline(pipeline, settings=settings, sources=sources, on_event=on_event)

@@ -77,9 +77,6 @@ class Changes:
     changed: tuple[int, ...] = ()
     stamps: tuple[tuple[RowRange, Stamps], ...] = ()
 
-    def __bool__(self) -> bool:
-        return bool(self.removed or self.changed or self.stamps)
-
 
 def find_changes(store: Store, source: ImageSource, matching: Matching, *, on_event: OnEvent = ignore) -> Changes:
     """Compare the images of committed rows with what was extracted.
@@ -164,7 +161,7 @@ def refuse_changes(store: Store, changes: Changes) -> None:
 
 
 def apply_changes(writer: Writer, changes: Changes, *, on_event: OnEvent = ignore) -> None:
-    """Mark the rows of removed and changed images, and renew the stamps of those found the same."""
+    """Mark the rows of removed and changed images."""
     reasons = {**dict.fromkeys(changes.changed, CHANGED), **dict.fromkeys(changes.removed, GONE)}
     if reasons:
         writer.mark(reasons)
@@ -174,6 +171,10 @@ def apply_changes(writer: Writer, changes: Changes, *, on_event: OnEvent = ignor
                 f"{len(changes.removed):,} removed images are marked; heads leave their rows out"
             )
         )
+
+
+def renew_stamps(writer: Writer, changes: Changes) -> None:
+    """Record the stamps of images that were read again and found the same."""
     for rows, stamps in changes.stamps:
         write_stamps(writer.store.path, rows, stamps)
 

@@ -26,7 +26,7 @@ from diffcache.events import Fallback, Notice, OnEvent, Progress, ignore
 from diffcache.extraction.group_size import choose_group_size, out_of_memory
 from diffcache.extraction.inputs import Group, Input, Inputs
 from diffcache.extraction.interrupt import Interrupted, interrupts_held
-from diffcache.extraction.matching import apply_changes, grow
+from diffcache.extraction.matching import apply_changes, grow, renew_stamps
 from diffcache.extraction.pooling import Stored, pooled
 from diffcache.extraction.survey import Extracted, all_cached, say_derived, survey
 from diffcache.extraction.work import RangeWork, work_left
@@ -137,6 +137,7 @@ def extract(
         on_event(fallback)
     _allow_open_files()
     with store.writing(on_event=on_event) as writer:
+        renew_stamps(writer, found.changes)
         # Another process may have done some of it, or all, while this one waited.
         found = survey(store, source, wanted, derive=derive, on_changed=on_changed, on_event=on_event)
         apply_changes(writer, found.changes, on_event=on_event)

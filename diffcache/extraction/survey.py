@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from diffcache.cache import Store
-from diffcache.errors import ImageError
+from diffcache.errors import CacheError, ImageError
 from diffcache.events import Notice, OnEvent, ignore
-from diffcache.extraction.matching import Changes, Matching, find_changes, match, refuse_changes
+from diffcache.extraction.matching import Changes, Matching, find_changes, match, refuse_changes, renew_stamps
 from diffcache.extraction.work import RangeWork, work_left
 from diffcache.images import ImageSource
 from diffcache.setting import Setting
@@ -54,7 +55,7 @@ class Survey:
     @property
     def idle(self) -> bool:
         """Whether nothing is to be written."""
-        return not (self.work or self.matching.added or self.changes)
+        return not (self.work or self.matching.added or self.changes.removed or self.changes.changed)
 
     @property
     def lacking(self) -> tuple[Setting, ...]:
@@ -108,6 +109,9 @@ def survey(
 
 def all_cached(store: Store, found: Survey, *, on_event: OnEvent) -> Extracted:
     """Say that nothing is to be done; what an extraction that had nothing to do returns."""
+    if found.changes.stamps:
+        with suppress(CacheError, OSError), store.writing(wait=False) as writer:  # the next one would read them again
+            renew_stamps(writer, found.changes)
     say_derived(store, found, on_event=on_event)
     count = len(found.computed) + len(found.derived)
     what = f"all {count} settings of {store.rows:,} images are cached ({store.backbone}, {store.recipe.precision})"

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from diffcache.cache import Cache, RowRange, Store, catalog, layout, sealed
+from diffcache.cache.convert import convert_store
 from diffcache.cache.extents import RawFiles
 from diffcache.cache.faults import Kind
-from diffcache.cache.receipts import Receipt, binding
+from diffcache.cache.format import get_format
+from diffcache.cache.receipts import binding
+from diffcache.cache.repair import repair_store
 from diffcache.cache.rows import Finite, checksum, read_rows
 from diffcache.cache.verify import Verification, store_folders, verify_store
 from diffcache.errors import CacheError, MissingError
@@ -65,7 +69,6 @@ class TestWhole:
     def test_nothing_is_found(self, store: Store) -> None:
         events: list[Event] = []
         found = verify_store(store, on_event=events.append)
-        assert found == verify_store(str(store.path)).__class__(**{**vars(found)})
         assert (found.ok, found.status, found.damage, found.missing, found.behind) == (True, "well", (), {}, ())
         assert found.rows == ROWS + 700
         assert found.ranges == 2 * (3 + 1)
@@ -184,10 +187,10 @@ class TestDamage:
             data = files.read(array.features, 0, 700)
             data[3, 1, 0, 1] = value
             files.write(array.features, 0, data)
-        pieces = read_rows(store.path, None, array, receipt.rows, buffer=memoryview(bytearray(4096)))  # type: ignore[arg-type]
+        buffer = memoryview(bytearray(4096))
+        pieces = read_rows(store.path, get_format(store.format), array, receipt.rows, buffer=buffer)
         settings = {**receipt.settings, LARGE: checksum(store.fingerprint, LARGE, receipt.rows, pieces)}
-        edited = Receipt(**{**vars(receipt), "settings": settings, "provenance": receipt.provenance})
-        receipt.path(store.path).write_bytes(edited.seal())
+        receipt.path(store.path).write_bytes(replace(receipt, settings=settings).seal())
         (fault,) = verify_store(store).damage
         assert fault.kind is Kind.ROWS
         assert "found NaN or inf" in str(fault)
@@ -323,3 +326,35 @@ def test_finite(dtype: str) -> None:
 
 def test_a_checksum_holds_for_its_place_only(store: Store) -> None:
     assert len({binding("f" * 64, s, r) for s in (LARGE, SMALL) for r in (RowRange(0, 0, 64), RowRange(1, 0, 64))}) == 4
+
+
+class TestCompressed:
+    @pytest.fixture
+    def packed(self, store: Store, tmp_path: Path) -> Store:
+        return convert_store(store, tmp_path / "packed", compression="zstd")
+
+    def test_whole(self, packed: Store) -> None:
+        found = verify_store(packed)
+        assert (found.status, found.damage) == ("well", ())
+        assert found.ranges == 2 * (3 + 1)
+
+    def test_a_bit_of_a_chunk(self, packed: Store) -> None:
+        name = "t90.b24.pool2/c.0.0.0.0" if packed.format == "zarr" else "t90.b24.pool2.h5"
+        path = folder(packed) / name
+        flip(path, path.stat().st_size // 2)
+        found = verify_store(packed)
+        assert found.status == "damaged"
+        assert {fault.segment for fault in found.damage} == {0}
+        assert all(fault.settings == {LARGE} for fault in found.damage)
+        before = path.read_bytes()
+        done = repair_store(packed.path)
+        assert all("convert its source again" in line for line in done.left)
+        assert len(done.left) == len(found.damage)
+        assert path.read_bytes() == before
+        assert verify_store(packed).damage == found.damage
+
+    def test_listings_are_made_again(self, packed: Store) -> None:
+        for name in ("store.json", "segments/segment-00001.json"):
+            flip(packed.path / name, 90)
+            assert repair_store(packed.path).left == ()
+            assert verify_store(packed).ok

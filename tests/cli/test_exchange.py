@@ -15,7 +15,7 @@ from diffcache.cache import Store, open_cache
 from diffcache.cli import main
 from diffcache.config import load_pipeline, parse_pipeline
 from diffcache.errors import ConfigError, NotCachedError
-from diffcache.experiments import extract_pipeline, find_features, plan_pipeline
+from diffcache.experiments import extract_pipeline, find_features, open_images, plan_pipeline
 from tests.cache.toy import LARGE, create, fill, values
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +177,8 @@ class TestImport:
         for function in (extract_pipeline, plan_pipeline):
             with pytest.raises(ConfigError, match="nothing to extract"):
                 function(load_pipeline(pipeline))  # type: ignore[operator]
+        with pytest.raises(ConfigError, match=r"\[images\.train\] is missing"):
+            open_images(load_pipeline(pipeline))
 
     def test_what_is_not_imported_is_said(self, tmp_path: Path, pipeline: Path) -> None:
         works(*write_split(tmp_path, "train", 40, 0))

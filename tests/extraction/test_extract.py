@@ -14,7 +14,6 @@ import torch
 
 from diffcache.backbones import checkpoint, load_card
 from diffcache.cache import open_cache
-from diffcache.config import SplitConfig
 from diffcache.diffusion import sample_noise
 from diffcache.errors import (
     CacheError,
@@ -25,57 +24,9 @@ from diffcache.errors import (
     WeightsError,
 )
 from diffcache.events import Fallback, Progress
-from diffcache.extraction import extract
-from diffcache.images import open_split
 from diffcache.setting import Setting, grid
 from tests import tiny
-
-GRID = grid(t=[5, 100], b=[2, 4], pool=[0, 1, 4])
-
-
-def source_of(world):
-    return open_split(SplitConfig(format="folder", path=world.train))
-
-
-def run(world, cache="cache", settings=GRID, backbone=None, **options):
-    return extract(
-        backbone or world.backbone(),
-        source_of(world),
-        settings,
-        cache=open_cache(world.folder / cache, create=True),
-        images="textures",
-        split="train",
-        **{"batch_size": 8, **options},
-    )
-
-
-def contents(store):
-    """Everything that the first promise says must be equal: arrays, ids, labels and checksums."""
-    cache = open_cache(store.path.parents[2])
-    found = {"ids": tuple(store.samples().ids), "labels": store.samples().labels.tobytes()}
-    found["hashes"] = store.content_hashes().tobytes()
-    for setting in filter(store.is_complete, store.settings):
-        features = cache.features(images=store.images, split=store.split, setting=setting, recipe=store.recipe)
-        found[str(setting)] = features[:].tobytes()
-    found["receipts"] = sorted(
-        (str(r.rows), sorted((str(s), c) for s, c in r.settings.items())) for r in store.receipts
-    )
-    return found
-
-
-class Counting:
-    """A backbone that notes every group it is given."""
-
-    def __init__(self, backbone):
-        self._backbone, self.calls = backbone, []
-
-    def __getattr__(self, name):
-        return getattr(self._backbone, name)
-
-    def features(self, x0, *, t, noise, blocks):
-        self.calls.append((len(x0), t, frozenset(blocks)))
-        return self._backbone.features(x0, t=t, noise=noise, blocks=blocks)
-
+from tests.extraction.runs import GRID, Counting, contents, run, source_of
 
 # --- what is stored ---------------------------------------------------------------------------
 
@@ -224,7 +175,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import diffcache.cache.part as part
-from tests.extraction.test_extract import run
+from tests.extraction.runs import run
 from tests.tiny import Tiny
 
 folder, commits, format_ = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -269,7 +220,7 @@ def test_the_second_of_two_extractions_finds_its_work_done(tmp_path):
     world = tiny.make(tmp_path / "world", train=40, test=1)
     script = (
         "import sys; from pathlib import Path; from tests.tiny import Tiny\n"
-        "from tests.extraction.test_extract import run\n"
+        "from tests.extraction.runs import run\n"
         "f = Path(sys.argv[1])\n"
         "print(run(Tiny(f, f, f / 'tiny.toml', f / 'tiny.safetensors')).images)"
     )
