@@ -106,14 +106,19 @@ class Cache:
         Raises:
             CacheError: it is damaged.
         """
-        place = self._place(images, split, recipe)
+        place = self.place(images=images, split=split, recipe=recipe)
         if not (place / HEADER).exists():
             return None
         store = Store.open(place)
         _require_recipe(store, recipe)
         return store
 
-    def _place(self, images: str, split: str, recipe: Recipe) -> Path:
+    def place(self, *, images: str, split: str, recipe: Recipe) -> Path:
+        """The folder of the store of a key, whether or not there is one.
+
+        Raises:
+            CacheError: a name that cannot be a folder's.
+        """
         checked_name(images, "images")
         checked_name(split, "split")
         return self.root / images / split / recipe.fingerprint[:16]
@@ -198,7 +203,7 @@ class Cache:
             CacheError: a store of that key has another format or other samples; what differs is named.
             DiskFullError: the disk has no room.
         """
-        place = self._place(images, split, recipe)
+        place = self.place(images=images, split=split, recipe=recipe)
         get_format(format)
         if group_size < 1:
             raise CacheError(f"group size: expected at least 1, got {group_size}")

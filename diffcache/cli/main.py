@@ -172,6 +172,22 @@ def gc(cache: str, delete: bool) -> None:
 
 
 @main.command()
+@click.argument("what", nargs=-1, metavar="[PIPELINE|STORE]...")
+@click.option("--cache", default="cache", show_default=True, help="Root folder of the cache.")
+@click.option("--recompute", type=click.IntRange(0), default=0, metavar="N", help="Run N random rows again, compare.")
+@click.option("--repair", is_flag=True, help="Put right what is damaged; with a PIPELINE, compute what is missing.")
+@click.pass_context
+def verify(ctx: click.Context, what: tuple[str, ...], cache: str, recompute: int, repair: bool) -> None:
+    """Read whole stores and check every byte: those of a PIPELINE file, some, or all of the cache.
+
+    Exit status 0: all is well; 1: something is damaged; 3: nothing is damaged, but rows are missing.
+    """
+    from diffcache.cli import verifying
+
+    ctx.exit(verifying.verify(what, cache, recompute=recompute, repair=repair))
+
+
+@main.command()
 @click.argument("store")
 @click.option("--to", required=True, metavar="CACHE", help="Root folder of another cache, where it goes.")
 @click.option("--format", type=click.Choice(["zarr", "hdf5"]), help="Format; the store's own by default.")

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
+from diffcache.cache.layout import sized
 from diffcache.events import Event, Fallback, Notice, OnEvent, Progress
 
 _LINE_SECONDS = 5.0
@@ -40,8 +41,8 @@ class _Rate:
             return ""
         rate = done / seconds
         if event.done >= event.total:
-            return f"{_number(rate)} {event.unit}/s, took {clock(seconds)}"
-        return f"{_number(rate)} {event.unit}/s, {clock((event.total - event.done) / rate)} left"
+            return f"{_rate(rate, event.unit)}, took {clock(seconds)}"
+        return f"{_rate(rate, event.unit)}, {clock((event.total - event.done) / rate)} left"
 
 
 class _View(ABC):
@@ -75,7 +76,7 @@ class _BarView(_View):
         self.bars = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[amount]}"),
             TextColumn("{task.fields[rate]}"),
             console=console,
             refresh_per_second=5,
@@ -85,9 +86,9 @@ class _BarView(_View):
 
     def progress(self, event: Progress, rate: _Rate) -> None:
         if event.task not in self.ids:
-            self.ids[event.task] = self.bars.add_task(event.task, total=event.total, rate="")
+            self.ids[event.task] = self.bars.add_task(event.task, total=event.total, rate="", amount="")
         task = self.ids[event.task]
-        self.bars.update(task, completed=event.done, total=event.total, rate=rate.text(event))
+        self.bars.update(task, completed=event.done, total=event.total, rate=rate.text(event), amount=_amount(event))
         if event.done >= event.total:
             # A finished task becomes a line of the scrollback, or a sweep would fill the screen with bars.
             self.bars.remove_task(self.ids.pop(event.task))
@@ -110,7 +111,18 @@ class _LineView(_View):
 
 
 def _line(event: Progress, rate: _Rate) -> str:
-    return f"{event.task}: {event.done:,}/{event.total:,} {event.unit}  {rate.text(event)}".rstrip()
+    return f"{event.task}: {_amount(event)}  {rate.text(event)}".rstrip()
+
+
+def _amount(event: Progress) -> str:
+    """``1,024/30,000 images``, ``1.2 GB of 5.4 GB``."""
+    if event.unit == "bytes":
+        return f"{sized(event.done)} of {sized(event.total)}"
+    return f"{event.done:,}/{event.total:,} {event.unit}"
+
+
+def _rate(rate: float, unit: str) -> str:
+    return f"{sized(round(rate))}/s" if unit == "bytes" else f"{_number(rate)} {unit}/s"
 
 
 def _number(rate: float) -> str:

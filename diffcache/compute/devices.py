@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,12 +39,22 @@ def device_facts(device: torch.device) -> dict[str, Any]:
     on_gpu = device.type == "cuda"
     return {
         "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if on_gpu else platform.machine(),
+        "device_name": torch.cuda.get_device_name(device) if on_gpu else _processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if on_gpu else None,
     }
+
+
+@cache
+def _processor() -> str:
+    """The processor's model, as far as the system tells it."""
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _here() -> str:

@@ -52,6 +52,12 @@ def _weights(pipeline: Pipeline) -> Path | None:
     return file if file is not None and file.is_file() else None
 
 
+def possible_precisions(pipeline: Pipeline) -> tuple[str, ...]:
+    """The precisions that a pipeline's features may have: the one it names, or all that ``auto`` may mean."""
+    named = pipeline.backbone.precision
+    return _PRECISIONS if named == "auto" else (named,)
+
+
 def chosen_recipe(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], *, any_device: bool = False) -> Recipe:
     """The recipe to use: where precision is left to the machine, the one that the cache has complete.
 
@@ -71,7 +77,7 @@ def chosen_recipe(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting],
     named = pipeline.backbone.precision
     if named != "auto":
         return pipeline_recipe(pipeline, precision=named)
-    recipes = [pipeline_recipe(pipeline, precision=precision) for precision in _PRECISIONS]
+    recipes = [pipeline_recipe(pipeline, precision=precision) for precision in possible_precisions(pipeline)]
     complete = [recipe for recipe in recipes if holds(cache, pipeline.images.name, recipe, settings)]
     if len(complete) == 1:
         return complete[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from diffcache.backbones import load_card
+from diffcache.backbones import Card, load_card
 from diffcache.backbones.recipes import check_arguments
 from diffcache.cache import open_cache
 from diffcache.cache.layout import sized
@@ -15,6 +15,7 @@ from diffcache.experiments.opening import pipeline_backbone
 from diffcache.experiments.plan import Plan, plan_pipeline
 from diffcache.extraction.survey import Extracted, all_cached
 from diffcache.images import ImageSource
+from diffcache.recipe import Recipe
 from diffcache.setting import Setting
 
 
@@ -50,39 +51,64 @@ def extract_pipeline(
     if not plan.idle:
         plan.require_room()
         on_event(Notice(_said(plan)))
-        for job in plan.jobs:  # weights that are missing are a reason to stop before the first hour, not after it
-            pipeline_backbone(pipeline, job.card, precision=job.recipe.precision)
         open_cache(pipeline.cache, create=True)
     for job in plan.jobs:
         if job.idle and job.store is not None and job.found is not None:
             done.append(all_cached(job.store, job.found, on_event=on_event))
             continue
-
-        from diffcache.extraction.run import extract
-
-        config = pipeline.extract
         done.append(
-            extract(
-                pipeline_backbone(pipeline, job.card, precision=job.recipe.precision),
-                job.source,
-                job.settings,
-                cache=open_cache(pipeline.cache),
-                images=job.images,
-                split=job.split,
-                seed=config.seed,
-                augmentation=config.augmentation,
-                format=config.format,
-                dtype=config.dtype,
-                batch_size=config.batch_size,
-                decode_threads=config.decode_threads,
-                derive=config.derive,
-                on_overflow=config.on_overflow,
-                on_unreadable=config.on_unreadable,
-                on_changed=config.on_changed,
-                on_event=on_event,
+            extract_into(
+                pipeline, job.card, job.recipe, job.settings, source=job.source, split=job.split, on_event=on_event
             )
         )
     return done
+
+
+def extract_into(
+    pipeline: Pipeline,
+    card: Card,
+    recipe: Recipe,
+    settings: Sequence[Setting],
+    *,
+    source: ImageSource,
+    split: str,
+    derive: bool | None = None,
+    on_event: OnEvent = ignore,
+) -> Extracted:
+    """Bring one store of a pipeline to hold some settings; arguments of the extraction are the pipeline's.
+
+    Args:
+        pipeline: names the cache, the device and how to extract.
+        card: the backbone's card, or that of the raw pixels.
+        recipe: the recipe of it.
+        settings: what to extract.
+        source: the images.
+        split: of the image set.
+        derive: in place of the pipeline's.
+        on_event: hears of progress.
+    """
+    from diffcache.extraction.run import extract
+
+    config = pipeline.extract
+    return extract(
+        pipeline_backbone(pipeline, card, precision=recipe.precision),
+        source,
+        settings,
+        cache=open_cache(pipeline.cache),
+        images=pipeline.images.name,
+        split=split,
+        seed=config.seed,
+        augmentation=config.augmentation,
+        format=config.format,
+        dtype=config.dtype,
+        batch_size=config.batch_size,
+        decode_threads=config.decode_threads,
+        derive=config.derive if derive is None else derive,
+        on_overflow=config.on_overflow,
+        on_unreadable=config.on_unreadable,
+        on_changed=config.on_changed,
+        on_event=on_event,
+    )
 
 
 def _said(plan: Plan) -> str:

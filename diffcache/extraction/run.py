@@ -9,18 +9,15 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import PIL
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffcache import __version__
 from diffcache.backbones import Backbone, check_setting
 from diffcache.cache import Cache, Samples
-from diffcache.cache.lock import command_line
 from diffcache.cache.part import Part
 from diffcache.cache.writer import Writer
-from diffcache.compute import Behind, ahead, device_facts
+from diffcache.compute import Behind, ahead
 from diffcache.errors import DeviceError, SettingError, StorageOverflowError
 from diffcache.events import Fallback, Notice, OnEvent, Progress, ignore
 from diffcache.extraction.group_size import choose_group_size, out_of_memory
@@ -28,6 +25,7 @@ from diffcache.extraction.inputs import Group, Input, Inputs
 from diffcache.extraction.interrupt import Interrupted, interrupts_held
 from diffcache.extraction.matching import apply_changes, grow, renew_stamps
 from diffcache.extraction.pooling import Stored, pooled
+from diffcache.extraction.provenance import provenance
 from diffcache.extraction.survey import Extracted, all_cached, say_derived, survey
 from diffcache.extraction.work import RangeWork, work_left
 from diffcache.images import ImageSource, augmentation_named
@@ -200,14 +198,7 @@ class _Run:
         self.fallbacks = [asdict(fallback) for fallback in fallbacks]
         self.task = f"extract {self.store.images}/{self.store.split} ({self.store.backbone})"
         self.on_gpu = backbone.device.type == "cuda"
-        self.provenance = {
-            "diffcache": __version__,
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
-            "group_size": self.store.group_size,
-            "command": command_line(),
-            **device_facts(backbone.device),
-        }
+        self.provenance = provenance(backbone, group_size=self.store.group_size)
         self._group: Group | None = None
         self._x0: dict[int, Tensor] = {}
         self._open: dict[Pass, Part] = {}

@@ -125,7 +125,10 @@ class TestHelp:
         done = run("--help", cwd=tmp_path)
         assert done.returncode == 0
         listed = [line.split()[0] for line in done.stdout[done.stdout.index("Commands:") :].splitlines()[1:] if line]
-        assert sorted(listed) == ["blocks", "extract", "info", "ls", "train-heads"]
+        assert sorted(listed) == [
+            *("blocks", "convert", "diff", "export", "extract", "gc", "import", "info", "ls", "plan", "rm"),
+            *("train-heads", "verify"),
+        ]
 
     @pytest.mark.parametrize("command", ["extract", "train-heads", "blocks", "ls", "info"])
     def test_of_each_command(self, command: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from diffcache.cli import progress
-from diffcache.cli.progress import _BarView, _clock, _LineView, shown
+from diffcache.cli.progress import _BarView, _LineView, shown
 from diffcache.events import Event, Fallback, Notice, Progress, ignore
 
 
@@ -136,8 +136,8 @@ class TestBar:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3599.9, "1:00:00"), (36_061, "10:01:01")]
 )
-def test_clock(seconds: float, text: str) -> None:
-    assert _clock(seconds) == text
+def test_clock_text(seconds: float, text: str) -> None:
+    assert progress.clock(seconds) == text
 
 
 def test_ignore_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

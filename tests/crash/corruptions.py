@@ -158,6 +158,8 @@ def draw_damage(draw: random.Random, place: Path) -> Damage:
     if kind == "cut":
         at = draw.choice((0, size - 1, draw.randrange(size)))
         return Damage(f"{name} cut to {at} of {size} bytes", frozenset([name]), partial(cut, name, at))
+    if kind == "delete" and path.parts[-3] == "stamps":
+        return draw_damage(draw, place)  # without it nothing is lost and nothing wrong
     if kind == "delete":
         return Damage(f"{name} deleted", frozenset([name]), partial(delete, name))
     if kind == "swap":

@@ -2,10 +2,11 @@
 
     python tests/crash/store_model.py --format zarr --kills 100
 
-A run makes a store, adds settings, writes their ranges out of order, adds a setting later, marks a
-row, grows the store and fills the new rows. All of it is deterministic, and a run goes on where a
-killed one stopped. Each trial kills one or two runs of the same store, checks the store after each
-kill, and compares every byte of it with an uninterrupted run's at the end. No network, no images.
+A run makes a store, adds settings, writes their ranges out of order with stamps, adds a setting
+later, marks a row, grows the store, marks rows of both segments and fills the new rows. All of it is
+deterministic, and a run goes on where a killed one stopped. Each trial kills some runs of the same
+store, checks the store after each kill, and compares every byte of it with an uninterrupted run's at
+the end. No network, no images.
 
 A run is killed either by itself at its n-th call that changes the disk (a write is then torn in
 half), for n anywhere in the run, or by its parent after a random time, which also hits the
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from diffcache.cache import Samples, Store, layout, open_cache
+from diffcache.cache import RowRange, Samples, Store, layout, open_cache
 from diffcache.cache.format import get_format
 from diffcache.cache.layout import segment_name
 from diffcache.cache.mapping import map_blocks
 from diffcache.cache.receipts import binding
+from diffcache.cache.stamps import read_stamps, write_stamps
+from diffcache.cache.statistics import combine, measure
 from diffcache.recipe import Recipe
 from diffcache.setting import Setting
 
@@ -51,7 +54,10 @@ FIRST, GROWTH = 300, 130
 EARLY = {Setting(90, 4, 2): (16, 2, 2), Setting(90, 7, 1): (24, 1, 1)}
 LATER = {Setting(30, 7, 2): (24, 2, 2), Setting(None, 1, 3): (1, 3, 3), Setting(90, 4, 2, 1): (16, 2, 2)}
 BLOCKS = {1: "input.0", 4: "middle", 7: "output.1"}
-MARKED = 77
+MARKED = {77: "cannot be decoded"}
+MARKED_LATER = {5: "changed since", FIRST + 3: "cannot be decoded", FIRST + 129: "is gone"}
+ZEROS = tuple(row for row in MARKED_LATER if row >= FIRST)
+"""Rows that are marked before they are written."""
 
 
 # --- what is written: a function of its place alone -------------------------------------------
@@ -73,6 +79,11 @@ def hashes(start: int, stop: int) -> np.ndarray[Any, Any]:
     """The content hashes of some rows."""
     digests = b"".join(hashlib.sha256(b"image %d" % row).digest() for row in range(start, stop))
     return np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
+
+
+def stamps(start: int, stop: int) -> np.ndarray[Any, Any]:
+    """The stamps of some rows' files."""
+    return np.stack([np.arange(start, stop) + 1000, np.arange(start, stop) * 7 + 1], axis=1).astype(np.int64)
 
 
 # --- the run ----------------------------------------------------------------------------------
@@ -98,15 +109,29 @@ def run(root: Path, format: str) -> None:
     with store.writing() as writer:
         writer.add_arrays(LATER, block_names=BLOCKS)
         fill(writer, LATER)
-        if MARKED not in store.marks:
-            writer.mark({MARKED: "cannot be decoded"})
+        mark(writer, MARKED)
     with store.writing() as writer:
         if store.rows == FIRST:
             writer.add_segment(samples(FIRST, FIRST + GROWTH))
+        mark(writer, MARKED_LATER)
         writer.add_arrays({**EARLY, **LATER}, block_names=BLOCKS)
         fill(writer, {**EARLY, **LATER})
-    with store.writing():  # sets the committed bytes that a kill left behind
-        pass
+    with store.writing():  # sets the committed and marked bytes that a kill left behind
+        for rows, first in all_ranges(store):
+            write_stamps(store.path, rows, stamps(first, first + rows.rows))  # a kill may have lost them
+
+
+def mark(writer: Any, reasons: dict[int, str]) -> None:
+    """Mark rows, of several segments at once, unless all of them are marked."""
+    if not reasons.keys() <= writer.store.marks.keys():
+        writer.mark(reasons)
+
+
+def all_ranges(store: Store) -> Iterator[tuple[RowRange, int]]:
+    """Each range, with its first row counted over the store."""
+    for segment in store.segments:
+        for rows in layout.ranges(segment.number, segment.rows, store.range_rows):
+            yield rows, segment.first_row + rows.start
 
 
 def fill(writer: Any, shapes: dict[Setting, tuple[int, int, int]]) -> None:
@@ -125,7 +150,8 @@ def fill(writer: Any, shapes: dict[Setting, tuple[int, int, int]]) -> None:
                     stop = min(start + 16, rows.stop)
                     for setting in lacking:
                         part.write(setting, start, values(setting, shapes[setting], base + start, base + stop))
-                part.commit(hashes(base + rows.start, base + rows.stop), provenance={"group_size": 16})
+                first, end = base + rows.start, base + rows.stop
+                part.commit(hashes(first, end), provenance={"group_size": 16}, stamps=stamps(first, end))
 
 
 # --- the checks -------------------------------------------------------------------------------
@@ -145,18 +171,25 @@ def check(root: Path, seen: set[str]) -> set[str]:
     for store in cache.stores():
         assert not store.damaged, store.damaged
         assert len(store.samples()) == store.rows
-        assert set(store.marks) <= {MARKED}
+        assert store.marks.items() <= (MARKED | MARKED_LATER).items()
+        for rows, first in all_ranges(store):
+            found_stamps, meant = read_stamps(store.path, rows), stamps(first, first + rows.rows)
+            assert not found_stamps.any() or (found_stamps == meant).all(), f"stamps of {rows}"
+            assert store.ledger.at(rows) or not found_stamps.any(), f"stamps of {rows} before its receipt"
         content = store.content_hashes()
         for receipt in store.receipts:
             found.add(receipt.checksum)
-            rows, first = receipt.rows, store.segments[receipt.rows.segment].first_row
-            here = content[first + rows.start : first + rows.stop]
+            rows, base = receipt.rows, store.segments[receipt.rows.segment].first_row
+            here = content[base + rows.start : base + rows.stop]
             assert hashlib.sha256(here.tobytes()).hexdigest() == receipt.content, f"content hashes of {rows}"
             for setting, expected in receipt.settings.items():
                 array = store.array(setting, segment=rows.segment)
                 blocks = np.concatenate(map_blocks(store.path, array.features))
                 raw = binding(store.fingerprint, setting, rows) + blocks[rows.start : rows.stop].tobytes()
                 assert hashlib.sha256(raw).hexdigest() == expected, f"{setting} {rows}"
+                groups = range(rows.start, rows.stop, 16)
+                kept = [[k for k in range(s, min(s + 16, rows.stop)) if base + k not in ZEROS] for s in groups]
+                assert receipt.statistics[setting] == combine(measure(blocks[some]) or {} for some in kept)
         check_plain(store)
     assert seen <= found, f"{len(seen - found)} committed receipts are gone"
     return found
@@ -165,6 +198,9 @@ def check(root: Path, seen: set[str]) -> set[str]:
 def check_plain(store: Store) -> None:
     """The libraries read every array that is listed, and its committed bytes promise no more than receipts do."""
     for segment in store.segments:
+        marked = np.concatenate(map_blocks(store.path, segment.marked))
+        own = [row - segment.first_row for row in store.marks if row in segment.store_rows]
+        assert set(np.flatnonzero(marked)) <= set(own), "marked bytes run ahead of the marks"
         folder = store.path / get_format(store.format).folder / segment_name(segment.number)
         if store.format == "hdf5":
             import h5py
@@ -199,10 +235,14 @@ def check_values(root: Path) -> None:
     assert store.samples().ids == expected.ids
     assert (store.samples().labels == expected.labels).all()
     assert (store.content_hashes() == hashes(0, rows)).all()
-    assert store.marks == {MARKED: "cannot be decoded"}
+    assert store.marks == MARKED | MARKED_LATER
+    for rows_, first in all_ranges(store):
+        assert (read_stamps(store.path, rows_) == stamps(first, first + rows_.rows)).all()
     for setting, shape in {**EARLY, **LATER}.items():
         features = cache.features(images="toys", split="train", setting=setting)
-        assert features[:].tobytes() == values(setting, shape, 0, rows).tobytes(), str(setting)
+        meant = values(setting, shape, 0, rows)
+        meant[list(ZEROS)] = 0
+        assert features[:].tobytes() == meant.tobytes(), str(setting)
 
 
 def contents(root: Path) -> dict[str, str]:

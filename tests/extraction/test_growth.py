@@ -104,7 +104,7 @@ def test_a_new_class_and_a_new_label_are_refused(world):
     run(world, settings=SMALL)
     (world.train / "wood").mkdir()
     add(world, "wood/1.png")
-    with pytest.raises(CacheError, match="class names are .*wood"):
+    with pytest.raises(CacheError, match=r"class names are .*wood"):
         run(world, settings=SMALL)
     shutil.rmtree(world.train / "wood")
     run(world, settings=SMALL)

@@ -1,0 +1,37 @@
+"""Provenance: what can only move a feature's last bits, and how it was made; a part of every receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import PIL
+
+from diffcache import __version__
+from diffcache.backbones import Backbone
+from diffcache.cache.lock import command_line
+from diffcache.compute import device_facts
+from diffcache.recipe import Plain
+
+_DECIDES_BITS = (
+    *("group_size", "device", "device_name", "cpu_capability", "threads", "torch", "cuda", "numpy", "pillow"),
+    *("diffcache",),
+)
+"""While these are the same, so is every bit."""
+
+
+def provenance(backbone: Backbone, *, group_size: int) -> dict[str, Plain]:
+    """What can only move a feature's last bits, and the command that was given."""
+    return {
+        "diffcache": __version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+        "group_size": group_size,
+        "command": command_line(),
+        **device_facts(backbone.device),
+    }
+
+
+def same_bits(one: Mapping[str, Plain], other: Mapping[str, Plain]) -> bool:
+    """Whether two provenances give the same bytes from the same recipe."""
+    return all(one.get(key) == other.get(key) for key in _DECIDES_BITS)
