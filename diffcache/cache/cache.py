@@ -239,15 +239,16 @@ def _range_rows(group_size: int, recipe: Recipe) -> int:
 def _build(draft: Path, place: Path, header: Header, samples: Samples) -> None:
     """The whole store under another name, then renamed."""
     format_ = get_format(header.format)
-    draft.mkdir()
     try:
+        make_folder(draft)
         tmp, folder = draft / "tmp", draft / format_.folder
         with disk_full(place, 0):
             format_.create_root(folder, header.attributes())
         segment = create_segment(format_, folder / segment_name(0), samples, header, number=0, first_row=0)
         flush_tree(folder)
         write_whole(catalog.segment_path(draft, 0), segment.seal(), tmp=tmp)
-        (draft / LOCK).touch()
+        with disk_full(place, 0):
+            (draft / LOCK).touch()
         write_whole(draft / HEADER, sealed.seal(header.plain()), tmp=tmp)
         make_folder(place.parent)
         move_in(draft, place)

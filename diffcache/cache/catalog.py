@@ -15,14 +15,14 @@ from diffcache.cache.format import ArraySpec
 from diffcache.cache.layout import (
     RowRange,
     array_name,
-    array_setting,
+    named_setting,
     ranges,
     segment_name,
     segment_number,
 )
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import Receipt
-from diffcache.errors import CacheError, MissingError, SettingError
+from diffcache.errors import CacheError, MissingError
 from diffcache.recipe import FORMAT_VERSION, Plain
 from diffcache.setting import Setting
 
@@ -62,7 +62,7 @@ class Segment:
         """The text of its file."""
         return sealed.seal(
             {
-                "format": FORMAT_VERSION,
+                "format_version": FORMAT_VERSION,
                 "segment": self.number,
                 "first_row": self.first_row,
                 "rows": self.rows,
@@ -116,7 +116,7 @@ class StoredArray:
         """The text of its file."""
         return sealed.seal(
             {
-                "format": FORMAT_VERSION,
+                "format_version": FORMAT_VERSION,
                 "segment": self.spec.segment,
                 "setting": str(self.spec.setting),
                 "block": self.spec.block,
@@ -136,18 +136,23 @@ class StoredArray:
         fits = len(features.shape) == 4 and features.shape[0] == segment.rows
         if (values["segment"], values["setting"]) != (segment.number, str(setting)) or not fits:
             raise CacheError(f"{path}: damaged: it is not of {setting} in segment {segment.number}")
+        recipe = segment.header.get("recipe")
+        dtype = recipe.get("dtype") if isinstance(recipe, dict) else None
+        if features.dtype != dtype:
+            raise CacheError(f"{path}: damaged: expected features of type {dtype}, found {features.dtype}")
         if committed.shape != (segment.rows,) or committed.dtype != "uint8":
             raise CacheError(f"{path}: damaged: the committed bytes are not uint8 ({segment.rows},)")
         n, c, h, w = features.shape
-        spec = ArraySpec(setting, sealed.text(values["block"], path), features.dtype, (n, c, h, w), segment.number)
+        block, step = sealed.text(values["block"], path), features.chunk_rows
+        spec = ArraySpec(setting, block, features.dtype, (n, c, h, w), segment.number, step)
         return cls(spec, features, committed, sealed.digest(values["skeleton"], path))
 
 
 def _versioned(path: Path, *names: str) -> dict[str, Plain]:
     values = sealed.read_sealed(path)
-    if values.get("format") != FORMAT_VERSION:
-        raise CacheError(f"{path}: expected format {FORMAT_VERSION}, found {values.get('format')!r:.40}")
-    return sealed.fields(values, path, "format", *names)
+    if values.get("format_version") != FORMAT_VERSION:
+        raise CacheError(f"{path}: expected format {FORMAT_VERSION}, found {values.get('format_version')!r:.40}")
+    return sealed.fields(values, path, "format_version", *names)
 
 
 def segment_path(root: Path, segment: int) -> Path:
@@ -173,7 +178,7 @@ def read_segments(root: Path) -> tuple[Segment, ...]:
     """
     segments: list[Segment] = []
     for name in sorted(_names(root / SEGMENTS)):
-        number = segment_number(name.removesuffix(".json"))
+        number = segment_number(name.removesuffix(".json")) if name.endswith(".json") else None
         if number is None:
             continue
         segment = Segment.read(root / SEGMENTS / name)
@@ -192,10 +197,9 @@ def read_settings(root: Path, segments: Iterable[Segment]) -> dict[int, frozense
     for segment in segments:
         settings = set()
         for name in _names(root / ARRAYS / segment_name(segment.number)):
-            try:
-                settings.add(array_setting(name.removesuffix(".json")))
-            except SettingError:
-                continue
+            setting = named_setting(name, suffix=".json")
+            if setting is not None:
+                settings.add(setting)
         found[segment.number] = frozenset(settings)
     return found
 
@@ -233,7 +237,7 @@ def read_segment_marks(root: Path, segment: Segment) -> dict[int, str]:
 def seal_marks(marks: Mapping[int, str], *, segment: int) -> bytes:
     """The text of a segment's marks; rows counted from the segment's first."""
     texts: dict[str, Plain] = {str(row): marks[row] for row in sorted(marks)}
-    return sealed.seal({"format": FORMAT_VERSION, "segment": segment, "marks": texts})
+    return sealed.seal({"format_version": FORMAT_VERSION, "segment": segment, "marks": texts})
 
 
 class Ledger:

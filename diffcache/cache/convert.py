@@ -91,8 +91,8 @@ def convert_store(
             remove(left)
         _require_room(source, target.root, compressed=compression is not None)
         draft = target.root / f".tmp-{secrets.token_hex(8)}"
-        draft.mkdir()
         try:
+            make_folder(draft)
             with disk_full(place, 0):
                 _Conversion(source, draft, header, on_event).all()
             flush_tree(draft)
@@ -190,7 +190,7 @@ class _Conversion:
 
     def _copy_array(self, old: StoredArray, segment: Segment, samples: Samples) -> None:
         place = f"{self.format.folder}/{segment_name(segment.number)}"
-        folder, spec, header = self.draft / place, old.spec, self.header.attributes()
+        folder, spec, header = self.draft / place, replace(old.spec, chunk_rows=None), self.header.attributes()
         pieces = self._pieces(old, segment)
         if self.header.compression is None:
             features, committed = self.format.create_array(folder, spec, samples, header)

@@ -24,7 +24,7 @@ def disk_full(path: Path, needed: int) -> Iterator[None]:
 
     Args:
         path: what is being written.
-        needed: its bytes.
+        needed: its bytes; 0 where they are few, or were counted before.
 
     Raises:
         DiskFullError: in place of the operating system's error.
@@ -39,8 +39,9 @@ def disk_full(path: Path, needed: int) -> Iterator[None]:
 
 
 def _no_room(path: Path, needed: int) -> DiskFullError:
+    wanted = sized(needed) if needed else "more room"
     return DiskFullError(
-        f"{path}: needs {sized(needed)}, {sized(_free(path))} are free on its disk (or a quota or a limit on file "
+        f"{path}: needs {wanted}, {sized(_free(path))} are free on its disk (or a quota or a limit on file "
         f"size is lower): make room, or choose another cache folder, and run again; what is committed is kept"
     )
 
@@ -63,14 +64,14 @@ def allocate(path: Path, size: int) -> None:
     Raises:
         DiskFullError: the disk has no room for it.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        with disk_full(path, size):
+    with disk_full(path, size):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
             if size and not _fallocate(fd, size):
                 _write_zeros(fd, size)
             os.fsync(fd)
-    finally:
-        os.close(fd)
+        finally:
+            os.close(fd)
 
 
 def _fallocate(fd: int, size: int) -> bool:
@@ -118,10 +119,15 @@ def flush_data(fd: int) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    """Wait until the names in a folder are on the disk; DiskFullError where that shows that it is full."""
+    _flush(folder)
+
+
+def _flush(path: str | Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        with disk_full(Path(path), 0):
+            os.fsync(fd)
     finally:
         os.close(fd)
 
@@ -130,12 +136,8 @@ def flush_tree(folder: Path) -> None:
     """Flush every file and folder below ``folder``, and the folder itself."""
     for place, _, files in os.walk(folder):
         for file in files:
-            fd = os.open(os.path.join(place, file), os.O_RDONLY | os.O_CLOEXEC)  # noqa: PTH118 - many files
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        flush_folder(Path(place))
+            _flush(os.path.join(place, file))  # noqa: PTH118 - many files
+        _flush(place)
 
 
 def write_whole(path: Path, data: bytes, *, tmp: Path) -> None:
@@ -181,7 +183,8 @@ def make_folder(folder: Path) -> None:
 
 def move_in(draft: Path, place: Path) -> None:
     """Rename a finished, flushed file or folder to its place, and flush both folders."""
-    draft.rename(place)
+    with disk_full(place, 0):
+        draft.rename(place)
     flush_folder(place.parent)
     flush_folder(draft.parent)
 

@@ -83,8 +83,8 @@ def export_features(
     try:
         with disk_full(out, features.nbytes):
             _WRITERS[out.suffix](features, tuple(drafts.values()), on_event)
-        for file, draft in reversed(drafts.items()):  # the main one last: where it is, the others are
-            draft.rename(file)
+            for file, draft in reversed(drafts.items()):  # the main one last: where it is, the others are
+                draft.rename(file)
         flush_folder(out.parent)
     finally:
         for draft in drafts.values():

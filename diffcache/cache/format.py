@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from diffcache.cache.extents import Extents
+from diffcache.cache.extents import DTYPES, Extents
+from diffcache.cache.layout import chunk_rows
 from diffcache.cache.samples import Samples
 from diffcache.errors import CacheError, DependencyError, nearest
 from diffcache.recipe import Plain
@@ -28,6 +30,7 @@ class ArraySpec:
         dtype: ``float16`` or ``float32``.
         shape: (rows, C, H, W).
         segment: number of the segment.
+        chunk_rows: rows of a chunk, where the array is there already; None for what the layout decides.
     """
 
     setting: Setting
@@ -35,6 +38,15 @@ class ArraySpec:
     dtype: str
     shape: tuple[int, int, int, int]
     segment: int
+    chunk_rows: int | None = field(default=None, compare=False)
+
+    @property
+    def step(self) -> int:
+        """Rows of a chunk."""
+        if self.chunk_rows is not None:
+            return self.chunk_rows
+        rows, *shape = self.shape
+        return chunk_rows(rows, math.prod(shape) * np.dtype(DTYPES[self.dtype]).itemsize)
 
     def attributes(self) -> dict[str, Plain]:
         """What the array says of itself in its own file."""

@@ -18,7 +18,7 @@ from diffcache.cache.compressed import ZSTD
 from diffcache.cache.disk import require_room
 from diffcache.cache.extents import DTYPES, Extents, Run
 from diffcache.cache.format import ArraySpec, missing_library
-from diffcache.cache.layout import PAGE, array_name, chunk_rows, dimensions, segment_name
+from diffcache.cache.layout import PAGE, array_name, dimensions, segment_name
 from diffcache.cache.reserved import ReservedFile
 from diffcache.cache.samples import Samples
 from diffcache.errors import CacheError, DependencyError
@@ -80,7 +80,7 @@ class Hdf5Format:
         """One file: features, committed, and the samples again, so that it is complete in itself."""
         path = draft / f"{array_name(spec.setting)}.h5"
         row_bytes = int(np.prod(spec.shape[1:], dtype=object)) * np.dtype(spec.dtype).itemsize
-        chunk = chunk_rows(spec.shape[0], row_bytes)
+        chunk = spec.step
         body = -(-spec.shape[0] // chunk) * (chunk * row_bytes + PAGE) + spec.shape[0]
         require_room(draft, body)
         with _new_file(path, header, samples, body=body) as file:
@@ -157,7 +157,8 @@ class Hdf5Format:
         with _open(path) as file:
             dataset = file["features"]
             n, c, h, w = (int(size) for size in dataset.shape)
-            return ArraySpec(setting, str(file.attrs["block"]), dataset.dtype.name, (n, c, h, w), segment)
+            chunk = int(dataset.chunks[0])
+            return ArraySpec(setting, str(file.attrs["block"]), dataset.dtype.name, (n, c, h, w), segment, chunk)
 
     def own_entries(self, folder: Path) -> list[Path]:
         """The file of the samples."""

@@ -25,16 +25,16 @@ from diffcache.cache.extents import Extents
 from diffcache.cache.faults import Fault, Kind
 from diffcache.cache.format import Format, get_format
 from diffcache.cache.header import HEADER, Header
-from diffcache.cache.layout import RowRange, array_name, array_setting, ranges, segment_name, segment_number
+from diffcache.cache.layout import RowRange, array_name, named_setting, ranges, segment_name, segment_number
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.rows import PIECE, open_file, read_raw
 from diffcache.cache.samples import Samples
 from diffcache.cache.skeleton import skeleton
-from diffcache.cache.stamps import STAMPS
+from diffcache.cache.stamps import STAMPS, unseal_stamps
 from diffcache.cache.store import LOCK, Store
-from diffcache.errors import CacheError, DiffcacheError, MissingError, SettingError
-from diffcache.recipe import FORMAT_VERSION, canonical_json
+from diffcache.errors import CacheError, DiffcacheError, MissingError
+from diffcache.recipe import FORMAT_VERSION, Plain, canonical_json
 from diffcache.setting import Setting
 
 TMP = "tmp"
@@ -318,7 +318,7 @@ class _Inspector:
         for number, segment in found.segments.items():
             folder = f"{ARRAYS}/{segment_name(number)}"
             for name in sorted(_names(self.root / folder)):
-                setting = _setting(name, ".json")
+                setting = named_setting(name, suffix=".json")
                 path = f"{folder}/{name}"
                 if setting is None or not _is_file(self.root / path):
                     continue
@@ -378,7 +378,7 @@ class _Inspector:
         if not _is_folder(place):
             return
         for name, paths in found.format.arrays(place).items():
-            setting = _setting(name, "")
+            setting = named_setting(name)
             if setting is None or (number, setting) in found.arrays or setting in found.ledger.settings(number):
                 continue
             if f"{ARRAYS}/{segment_name(number)}/{name}.json" in self.files:
@@ -449,10 +449,20 @@ class _Inspector:
                     continue
                 self.files.add(path)
                 try:
-                    sealed.unseal(self._small(path), path)
+                    self._check_stamps(path, number, sealed.unseal(self._small(path), path))
                 except CacheError as error:
                     if _is_file(self.root / path):
                         self._fault(Kind.STAMPS, path, str(error), segment=number)
+
+    def _check_stamps(self, path: str, number: int, values: dict[str, Plain]) -> None:
+        """Stamps are of the range that their file is named after."""
+        header, segment, start = self.found.header, self.found.segments.get(number), int(Path(path).stem)
+        if header is None or segment is None:
+            return
+        stop = min(start + header.range_rows, segment.rows)
+        if start % header.range_rows or start >= stop:
+            raise CacheError(f"{path}: damaged: segment {number} has no range that begins at row {start}")
+        unseal_stamps(values, Path(path), RowRange(number, start, stop))
 
     # --- what is on the disk ----------------------------------------------------------------
 
@@ -548,8 +558,9 @@ class _Inspector:
                 row = rows.start + int(np.flatnonzero(here != right)[0])
                 text = f"{setting} row {row}: expected {wanted[row]} in the bytes of committed rows, found {there[row]}"
                 fault = Fault(Kind.COMMITTED, path, text, number, frozenset([setting]), rows)
-                # a killed writer, or a receipt that is gone, leaves a whole range behind
-                lag = (here == 1 - right).all()
+                # A killed writer, or a receipt that is gone, leaves a whole range behind; a write that was torn, a part
+                # of it: the first bytes are new, the others old.
+                lag = bool((here <= 1).all()) and np.count_nonzero(here[1:] != here[:-1]) <= 1
                 (found.behind if lag else found.faults).append(fault)
 
     # --- reading ----------------------------------------------------------------------------
@@ -614,15 +625,6 @@ def _read_sealed(path: Path) -> dict[str, object]:
     if not _is_file(path):
         raise MissingError(f"{path}: no such file")
     return dict(sealed.read_sealed(path))
-
-
-def _setting(name: str, suffix: str) -> Setting | None:
-    """The setting whose array has this name, in the one way it is written."""
-    try:
-        setting = array_setting(name.removesuffix(suffix)) if name.endswith(suffix) else None
-    except SettingError:
-        return None
-    return setting if setting is not None and array_name(setting) == name.removesuffix(suffix) else None
 
 
 def _is_file(path: Path) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from diffcache.errors import CacheError
+from diffcache.errors import CacheError, SettingError
 from diffcache.setting import Setting
 
 PAGE = 4096
@@ -100,6 +100,17 @@ def array_name(setting: Setting) -> str:
 def array_setting(name: str) -> Setting:
     """The setting back from :func:`array_name`; SettingError for another text."""
     return Setting.parse(name.replace(".", "/"))
+
+
+def named_setting(name: str, *, suffix: str = "") -> Setting | None:
+    """The setting whose array has this name, in the one way it is written; None for another text."""
+    if not name.endswith(suffix):
+        return None
+    try:
+        setting = array_setting(name.removesuffix(suffix))
+    except SettingError:
+        return None
+    return setting if array_name(setting) + suffix == name else None
 
 
 def segment_name(segment: int) -> str:

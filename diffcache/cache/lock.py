@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from diffcache.cache.disk import disk_full
 from diffcache.errors import CacheError, DependencyError, MissingError
 from diffcache.events import Notice, OnEvent, ignore
 
@@ -42,6 +43,7 @@ def hold(path: Path, *, what: str, on_event: OnEvent = ignore, wait: bool = True
     Raises:
         CacheError: this very thread holds it already and would wait for itself; another holder, where that is
             not waited for.
+        DiskFullError: no room for the file.
         MissingError: the folder that the lock is in is not there, or was removed by the holder that was waited for.
         DependencyError: the platform has no ``flock``.
     """
@@ -60,7 +62,8 @@ def hold(path: Path, *, what: str, on_event: OnEvent = ignore, wait: bool = True
     while True:
         locked = False
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            with disk_full(path, 0):
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
             raise MissingError(f"{path.parent}: {what} is not here, or was removed meanwhile") from None
         try:
@@ -83,16 +86,22 @@ def hold(path: Path, *, what: str, on_event: OnEvent = ignore, wait: bool = True
                 os.pwrite(fd, json.dumps(me).encode(), 0)
             _held.add(fd)
             locked = True
-            try:
-                yield
-            finally:
-                if fd in _held:
-                    os.ftruncate(fd, 0)
+            yield
+            if fd in _held:  # after an error the text stays, as after a kill: see left_unfinished
+                os.ftruncate(fd, 0)
             return
         finally:
             if not locked or fd in _held:  # a forked child has closed it already
                 _held.discard(fd)
                 os.close(fd)  # releases the lock
+
+
+def left_unfinished(path: Path) -> bool:
+    """Whether whoever held a lock last was killed or failed; or somebody holds it now."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def command_line() -> str:

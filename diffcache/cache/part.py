@@ -202,9 +202,9 @@ class Part:
         )
         write_whole(receipt.path(store.path), receipt.seal(), tmp=store.path / "tmp")
         store.ledger.add(receipt)
+        self._mask(self.settings, 1)  # may be lost in a crash; the next writer sets it by the receipts
         if stamps is not None:
             write_stamps(store.path, rows, stamps)
-        self._mask(self.settings, 1)  # may be lost in a crash; the next writer sets it by the receipts
         self.close()
         return receipt
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,7 @@ def rebuild_array(found: Inspection, number: int, setting: Setting) -> str:
                 *([known_at(record.features)] if record else []),
                 known_at(features),
                 lambda: format_.locate_array(root, spec)[0],
+                lambda: format_.locate_array(root, replace(spec, chunk_rows=None))[0],
             ]
             held = [one for one in found.ledger.receipts() if one.rows.segment == number and setting in one.settings]
             kept = _find_rows(found, setting, held, candidates)
@@ -259,11 +261,12 @@ def _find_spec(found: Inspection, segment: Segment, setting: Setting) -> tuple[A
         if other.b != setting.b:
             continue
         block, (_, c, h, w) = array.spec.block, array.spec.shape
-        if other == setting or other.pool == setting.pool:
-            return ArraySpec(setting, block, dtype, (segment.rows, c, h, w), segment.number), True
-        if setting.pool:
-            shape = (segment.rows, c, setting.pool, setting.pool)
-            return ArraySpec(setting, block, dtype, shape, segment.number), True
+        if other != setting and other.pool != setting.pool:
+            if not setting.pool:
+                continue
+            h = w = setting.pool
+        shape, step = (segment.rows, c, h, w), _written_step(found, segment, setting)
+        return ArraySpec(setting, block, dtype, shape, segment.number, step), True
     try:
         spec = found.format.read_spec(found.path, setting, segment=segment.number)
     except DiffcacheError as error:
@@ -274,7 +277,16 @@ def _find_spec(found: Inspection, segment: Segment, setting: Setting) -> tuple[A
     fits = spec.shape[0] == segment.rows and spec.dtype == dtype and (not setting.pool or h == w == setting.pool)
     if not fits or min(c, h, w) < 1:
         raise LostError(f"{found.path}: {setting} of segment {segment.number}: its files speak of {spec.shape}")
-    return ArraySpec(setting, block or spec.block, dtype, spec.shape, segment.number), False
+    return ArraySpec(setting, block or spec.block, dtype, spec.shape, segment.number, spec.chunk_rows), False
+
+
+def _written_step(found: Inspection, segment: Segment, setting: Setting) -> int | None:
+    """Rows of a chunk as an array's own files say; None where they cannot be read, or say what cannot be."""
+    try:
+        step = found.format.read_spec(found.path, setting, segment=segment.number).chunk_rows
+    except DiffcacheError:
+        return None
+    return step if step is not None and step <= segment.rows else None
 
 
 def _find_rows(

@@ -48,7 +48,7 @@ class Receipt:
         """The text of its file."""
         return sealed.seal(
             {
-                "format": FORMAT_VERSION,
+                "format_version": FORMAT_VERSION,
                 "fingerprint": self.fingerprint,
                 "segment": self.rows.segment,
                 "rows": [self.rows.start, self.rows.stop],
@@ -99,15 +99,15 @@ class Receipt:
 
 
 _FIELDS = (
-    *("format", "fingerprint", "segment", "rows", "t", "draw", "settings", "samples"),
+    *("format_version", "fingerprint", "segment", "rows", "t", "draw", "settings", "samples"),
     *("content", "provenance", "fallbacks", "statistics"),
 )
 
 
 def _receipt(values: Plain, where: str | Path) -> Receipt:
-    if isinstance(values, dict) and values.get("format") != FORMAT_VERSION:
+    if isinstance(values, dict) and values.get("format_version") != FORMAT_VERSION:
         raise CacheError(
-            f"{where}: expected a receipt of format {FORMAT_VERSION}, found {values.get('format')!r:.40}; "
+            f"{where}: expected a receipt of format {FORMAT_VERSION}, found {values.get('format_version')!r:.40}; "
             f"a newer diffcache may read it"
         )
     values = sealed.fields(values, where, *_FIELDS)

@@ -1,7 +1,8 @@
 """A file whose space is taken before a library writes to it.
 
 HDF5 does not survive a full disk: a write that fails when it closes a file can end the process. So it
-writes through this object, into space that is allocated already, and finds out nothing.
+writes through this object, into space that is allocated already, and finds out nothing: what goes wrong all
+the same, as on a disk that copies on write, is raised when the file is closed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class ReservedFile(io.RawIOBase):
         allocate(path, reserve)
         self._path, self._at, self._size = path, 0, 0
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._error: OSError | None = None
 
     def readable(self) -> bool:
         """It is."""
@@ -59,9 +61,13 @@ class ReservedFile(io.RawIOBase):
         return len(view)
 
     def write(self, data: memoryview) -> int:  # type: ignore[override]
-        """Write all of it."""
+        """Write all of it, or note why not and take no more."""
         view = memoryview(data).cast("B")
-        pwrite_all(self._fd, view, self._at)
+        try:
+            if self._error is None:
+                pwrite_all(self._fd, view, self._at)
+        except OSError as error:
+            self._error = error
         self._at += len(view)
         self._size = max(self._size, self._at)
         return len(view)
@@ -72,9 +78,15 @@ class ReservedFile(io.RawIOBase):
         return self._size
 
     def close(self) -> None:
-        """Cut the file to its size, take what space that lacks, and flush it."""
+        """Cut the file to its size, take what space that lacks, and flush it.
+
+        Raises:
+            OSError: something could not be written.
+        """
         if not self.closed:
             os.ftruncate(self._fd, self._size)
             os.close(self._fd)
             super().close()
+            if self._error is not None:
+                raise self._error
             allocate(self._path, self._size)

@@ -13,8 +13,8 @@ import numpy as np
 from diffcache.cache import sealed
 from diffcache.cache.disk import write_whole
 from diffcache.cache.layout import RowRange, segment_name
-from diffcache.errors import DiffcacheError
-from diffcache.recipe import FORMAT_VERSION
+from diffcache.errors import CacheError, DiffcacheError
+from diffcache.recipe import FORMAT_VERSION, Plain
 
 STAMPS = "stamps"
 Stamps = np.ndarray[Any, np.dtype[np.int64]]
@@ -31,16 +31,31 @@ def read_stamps(root: Path, rows: RowRange) -> Stamps:
     none = np.zeros((rows.rows, 2), np.int64)
     path = stamps_path(root, rows)
     try:
-        values = sealed.fields(sealed.read_sealed(path), path, "format", "stamps")["stamps"]
-        found = np.array(sealed.listed(values, path, lambda item, where: sealed.listed(item, where, sealed.whole)))
-    except (DiffcacheError, ValueError):
+        return unseal_stamps(sealed.read_sealed(path), path, rows)
+    except DiffcacheError:
         return none
-    return found.astype(np.int64) if found.shape == none.shape else none
+
+
+def unseal_stamps(values: Plain, where: Path, rows: RowRange) -> Stamps:
+    """The stamps in the values of their file.
+
+    Raises:
+        CacheError: they are damaged, or of another range.
+    """
+    values = sealed.fields(values, where, "format_version", "segment", "rows", "stamps")
+    place = (values["format_version"], values["segment"], values["rows"])
+    if place != (FORMAT_VERSION, rows.segment, [rows.start, rows.stop]):
+        raise CacheError(f"{where}: damaged: expected the stamps of {rows}, found those of {place[1:]!r:.80}")
+    listed = sealed.listed(values["stamps"], where, lambda item, place: sealed.listed(item, place, sealed.whole))
+    if len(listed) != rows.rows or any(len(pair) != 2 for pair in listed):
+        raise CacheError(f"{where}: damaged: expected size and time of {rows.rows} files, found other values")
+    return np.array(listed, dtype=np.int64)
 
 
 def write_stamps(root: Path, rows: RowRange, stamps: Stamps) -> None:
     """Replace the stamps of a range where they changed; nothing is written of images that have none."""
     if not stamps.any() or np.array_equal(read_stamps(root, rows), stamps):
         return
-    data = sealed.seal({"format": FORMAT_VERSION, "stamps": stamps.tolist()})
+    place = {"segment": rows.segment, "rows": [rows.start, rows.stop]}
+    data = sealed.seal({"format_version": FORMAT_VERSION, **place, "stamps": stamps.tolist()})
     write_whole(stamps_path(root, rows), data, tmp=root / "tmp")

@@ -16,7 +16,7 @@ from diffcache.cache.format import get_format
 from diffcache.cache.header import HEADER, Header
 from diffcache.cache.html import store_html
 from diffcache.cache.layout import RowRange, ranges
-from diffcache.cache.lock import hold
+from diffcache.cache.lock import hold, left_unfinished
 from diffcache.cache.mapping import map_blocks
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.samples import Samples
@@ -166,6 +166,11 @@ class Store:
             for number, settings in self.settings_by_segment.items()
             for setting in settings
         )
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the last writer was killed or failed, so that :meth:`writing` may find something to set right."""
+        return left_unfinished(self.path / LOCK)
 
     def refresh(self) -> None:
         """Forget what was read, so that it is read again."""

@@ -15,7 +15,7 @@ from diffcache.cache.compressed import ZSTD
 from diffcache.cache.disk import allocate, require_room
 from diffcache.cache.extents import DTYPES, Extents, Run
 from diffcache.cache.format import ArraySpec, missing_library
-from diffcache.cache.layout import array_name, chunk_rows, dimensions, segment_name
+from diffcache.cache.layout import array_name, dimensions, segment_name
 from diffcache.cache.samples import Samples
 from diffcache.errors import CacheError
 from diffcache.recipe import Plain
@@ -117,8 +117,7 @@ class ZarrFormat:
 
     def _extents(self, spec: ArraySpec) -> tuple[Extents, Extents]:
         place, rows = f"{self.folder}/{segment_name(spec.segment)}/{array_name(spec.setting)}", spec.shape[0]
-        row_bytes = int(np.prod(spec.shape[1:], dtype=object)) * np.dtype(spec.dtype).itemsize
-        features = _extents(place, spec.dtype, spec.shape, chunk_rows(rows, row_bytes))
+        features = _extents(place, spec.dtype, spec.shape, spec.step)
         return features, _extents(place + COMMITTED, "uint8", (rows,), rows)
 
     def read_spec(self, root: Path, setting: Setting, *, segment: int) -> ArraySpec:
@@ -128,9 +127,10 @@ class ZarrFormat:
             values = json.loads(path.read_bytes())
             shape, dtype, block = values["shape"], values["data_type"], values["attributes"]["block"]
             n, c, h, w = (int(size) for size in shape)
+            chunk = int(values["chunk_grid"]["configuration"]["chunk_shape"][0])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CacheError(f"{path}: damaged: {error}") from None
-        return ArraySpec(setting, str(block), str(dtype), (n, c, h, w), segment)
+        return ArraySpec(setting, str(block), str(dtype), (n, c, h, w), segment, chunk if 1 <= chunk <= n else None)
 
     def own_entries(self, folder: Path) -> list[Path]:
         """The group's own file, and the arrays that are not features."""

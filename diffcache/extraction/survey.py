@@ -109,8 +109,8 @@ def survey(
 
 def all_cached(store: Store, found: Survey, *, on_event: OnEvent) -> Extracted:
     """Say that nothing is to be done; what an extraction that had nothing to do returns."""
-    if found.changes.stamps:
-        with suppress(CacheError, OSError), store.writing(wait=False) as writer:  # the next one would read them again
+    if found.changes.stamps or store.unfinished:  # the next one would read the images again; bytes may lag behind
+        with suppress(CacheError, OSError), store.writing(on_event=on_event, wait=False) as writer:
             renew_stamps(writer, found.changes)
     say_derived(store, found, on_event=on_event)
     count = len(found.computed) + len(found.derived)

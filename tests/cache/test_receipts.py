@@ -147,7 +147,7 @@ def test_segments_must_follow_each_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("row", ["-1", "200", "x", "9" * 30, "²"])
 def test_marks_of_rows_that_are_not_there(tmp_path: Path, row: str) -> None:
     (tmp_path / "marks").mkdir()
-    text = sealed.seal({"format": 1, "segment": 0, "marks": {row: "why"}})
+    text = sealed.seal({"format_version": 1, "segment": 0, "marks": {row: "why"}})
     (tmp_path / "marks" / "segment-00000.json").write_bytes(text)
     with pytest.raises(CacheError, match="has no row"):
         read_marks(tmp_path, segments())

@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def python(code: str, *arguments: object, cwd: Path) -> str:
-    """Run code in a process of its own that finds no diffcache."""
+    """Run code in a process of its own; what reads stores without diffcache is in ``tests/format/test_outside.py``."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=120)
@@ -580,76 +580,6 @@ class TestAfterACrash:
             pass
         data = (store.path / run.path).read_bytes()[run.offset :][:ROWS]
         assert data == bytes(1024) + b"\1" * (ROWS - 1024)
-
-
-class TestWithoutUs:
-    """Plain libraries in a process that cannot import diffcache."""
-
-    def test_read_by_the_plain_library(self, grown: Cache, format: str, tmp_path: Path) -> None:
-        (store,) = grown.stores()
-        code = READ_ZARR if format == "zarr" else READ_HDF5
-        out = python(code, store.path, tmp_path / "rows.npy", cwd=tmp_path)
-        assert out.split() == ["cat", "dog", "ö", "wl", store.fingerprint]
-        assert (np.load(tmp_path / "rows.npy") == values(LARGE, ROWS)).all()
-
-    def test_h5dump(self, grown: Cache, format: str) -> None:
-        if format != "hdf5" or shutil.which("h5dump") is None:
-            pytest.skip("needs h5dump and HDF5")
-        (store,) = grown.stores()
-        path = store.path / "features.hdf5/segment-00000/t90.b24.pool2.h5"
-        done = subprocess.run(["h5dump", "-H", path], capture_output=True, text=True, check=True)
-        assert "H5T_IEEE_F16LE" in done.stdout or "16-bit little-endian floating-point" in done.stdout
-
-
-READ_ZARR = """
-    import json, sys, warnings
-    warnings.simplefilter("error")
-    from pathlib import Path
-    import numpy as np, xarray as xr, zarr
-    try:
-        import diffcache
-    except ImportError:
-        pass
-    else:
-        assert not any("tests" in p for p in sys.path), sys.path
-    root = Path(sys.argv[1]) / "features.zarr"
-    data = xr.open_zarr(root, group="segment-00000", consolidated=False)
-    features = data["t90.b24.pool2"]
-    assert features.dims == ("sample", "channel_16", "height_2", "width_2"), features.dims
-    assert data["t90.b24.pool1"].dims == ("sample", "channel_16", "height_1", "width_1")
-    assert features.dtype == "float16" and features.attrs["t"] == 90 and features.attrs["block"] == "output_blocks.4"
-    assert set(data.coords) == {"id", "label"}
-    assert str(data["id"].values[1]) == "1/é1.png" and data["label"].values[:4].tolist() == [0, 1, 2, 0]
-    assert data["t90.b24.pool2.committed"].values.all() and data["content_hash"].shape == (2600, 32)
-    np.save(sys.argv[2], features.values)
-    group = zarr.open_group(root, mode="r")
-    names = [name for name, _ in group.members(max_depth=None)]
-    assert "segment-00001/t90.b24.pool2" in names
-    assert (group["segment-00000/t90.b24.pool2"][5:9] == features.values[5:9]).all()
-    assert group.attrs["recipe"]["backbone"] == "toy"
-    sys.stdout.reconfigure(encoding="utf-8")
-    print(*group.attrs["class_names"], group.attrs["fingerprint"])
-"""
-
-READ_HDF5 = """
-    import json, sys, warnings
-    warnings.simplefilter("error")
-    from pathlib import Path
-    import h5py, numpy as np
-    root = Path(sys.argv[1]) / "features.hdf5" / "segment-00000"
-    with h5py.File(root / "t90.b24.pool2.h5") as file:
-        features = file["features"]
-        assert [d.label for d in features.dims] == ["sample", "channel_16", "height_2", "width_2"]
-        assert features.chunks[0] < 2600 and features.compression is None
-        assert file["id"].asstr()[1] == "1/é1.png" and file["label"][:4].tolist() == [0, 1, 2, 0]
-        assert file["committed"][:].all() and file.attrs["setting"] == "t90/b24/pool2" and file.attrs["t"] == 90
-        assert json.loads(file.attrs["recipe"])["backbone"] == "toy"
-        np.save(sys.argv[2], features[:])
-        sys.stdout.reconfigure(encoding="utf-8")
-        print(*file.attrs["class_names"], file.attrs["fingerprint"])
-    with h5py.File(root / "samples.h5") as file:
-        assert file["content_hash"].shape == (2600, 32) and len(file["id"]) == 2600
-"""
 
 
 def test_formats_hold_the_same_bytes(tmp_path: Path) -> None:

@@ -165,8 +165,6 @@ def draw_damage(draw: random.Random, place: Path) -> Damage:
     if kind == "swap":
         near = [p for p in files if p.parent == path.parent and p != path]
         other = draw.choice(near if near and draw.random() < 0.5 else [p for p in files if p != path])
-        if other.parts[-3] == path.parts[-3] == "stamps":
-            return draw_damage(draw, place)  # a stamp does not say whose it is
         there = other.relative_to(place).as_posix()
         return Damage(f"{name} swapped with {there}", frozenset([name, there]), partial(swap, name, there))
     if kind == "edit":
