@@ -11,7 +11,7 @@ BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install extract train-heads test test-slow lint bench clean
+.PHONY: help install plan extract train-heads verify test test-slow lint bench clean
 
 help:  ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,11 +27,17 @@ $(READY): setup.cfg constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[test,lint]'
 	@touch $@
 
+plan: $(READY)  ## What `extract` would do, and what it takes
+	$(BIN)/diffcache plan $(PIPELINE) $(ARGS)
+
 extract: $(READY)  ## Stage one: write the features that PIPELINE names into the cache
 	$(BIN)/diffcache extract $(PIPELINE) $(ARGS)
 
 train-heads: $(READY)  ## Stage two: train the heads of PIPELINE; what is missing is extracted first
 	$(BIN)/diffcache train-heads $(PIPELINE) $(ARGS)
+
+verify: $(READY)  ## Check every byte of the stores of PIPELINE; ARGS=--repair puts right what is bad
+	$(BIN)/diffcache verify $(PIPELINE) $(ARGS)
 
 test: $(READY)  ## The tests, some minutes
 	$(BIN)/python -m pytest $(ARGS)

@@ -13,9 +13,20 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from diffcache.backbones import load_card, open_backbone
-    from diffcache.cache import Cache, Features, Store, convert_store, export_features, import_features, open_cache
+    from diffcache.cache import (
+        Cache,
+        Features,
+        Store,
+        convert_store,
+        export_features,
+        import_features,
+        open_cache,
+        repair_store,
+        verify_store,
+    )
     from diffcache.config import head_config, load_pipeline
     from diffcache.errors import DiffcacheError
+    from diffcache.experiments import plan_pipeline
     from diffcache.extraction import extract
     from diffcache.heads import Run, find_runs, load_run, train_head
     from diffcache.images import open_split
@@ -43,7 +54,10 @@ _HOME = {
     "open_backbone": "backbones",
     "open_cache": "cache",
     "open_split": "images",
+    "plan_pipeline": "experiments",
+    "repair_store": "cache",
     "train_head": "heads",
+    "verify_store": "cache",
 }
 
 __all__ = [
@@ -67,7 +81,10 @@ __all__ = [
     "open_backbone",
     "open_cache",
     "open_split",
+    "plan_pipeline",
+    "repair_store",
     "train_head",
+    "verify_store",
 ]
 
 

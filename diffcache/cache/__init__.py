@@ -9,8 +9,10 @@ from diffcache.cache.importing import import_features
 from diffcache.cache.layout import RowRange
 from diffcache.cache.part import Part
 from diffcache.cache.receipts import Receipt
+from diffcache.cache.repair import Repair, repair_store
 from diffcache.cache.samples import Samples, SamplesDifference, compare_samples
 from diffcache.cache.store import Store
+from diffcache.cache.verify import Verification, verify_store
 from diffcache.cache.writer import Writer
 
 __all__ = [
@@ -18,15 +20,19 @@ __all__ = [
     "Features",
     "Part",
     "Receipt",
+    "Repair",
     "RowRange",
     "Samples",
     "SamplesDifference",
     "Segment",
     "Store",
+    "Verification",
     "Writer",
     "compare_samples",
     "convert_store",
     "export_features",
     "import_features",
     "open_cache",
+    "repair_store",
+    "verify_store",
 ]

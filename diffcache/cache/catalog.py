@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from diffcache.cache import sealed
+from diffcache.cache.disk import read_small
 from diffcache.cache.extents import Extents
 from diffcache.cache.format import ArraySpec
 from diffcache.cache.layout import (
@@ -265,8 +266,7 @@ class Ledger:
             for name in sorted(_names(Path(folder))):
                 path = f"{folder}/{name}"
                 try:
-                    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-                        receipt = Receipt.unseal(file.read(sealed.MAX_BYTES), path)
+                    receipt = Receipt.unseal(read_small(path, limit=sealed.MAX_BYTES), path)
                     if receipt.name != name:
                         raise CacheError(f"{path}: damaged: this is the receipt {receipt.name}, of another place")
                     ledger.add(receipt, path)

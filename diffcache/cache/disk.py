@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,6 +112,28 @@ def read_into(fd: int, view: memoryview, offset: int) -> int:
             break
         done += got
     return done
+
+
+def open_plain(path: str | Path, flags: int = os.O_RDONLY) -> int:
+    """Open a file of a store, which is neither a link, which may lead out of it, nor anything that makes us wait.
+
+    Raises:
+        OSError: it isn't there, cannot be opened, or is no file.
+    """
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "expected a file, found something else", str(path))
+    return fd
+
+
+def read_small(path: str | Path, *, limit: int) -> bytes:
+    """The bytes of a small file of a store, one more than ``limit`` at most; see :func:`open_plain`."""
+    fd = open_plain(path)
+    try:  # a buffer is taken as large as is asked for, so no more than there is
+        return os.read(fd, min(limit, os.fstat(fd).st_size) + 1)
+    finally:
+        os.close(fd)
 
 
 def flush_data(fd: int) -> None:

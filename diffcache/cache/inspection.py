@@ -582,7 +582,7 @@ class _Inspector:
         fd = open_file(self.root / path)
         try:
             with os.fdopen(fd, "rb", buffering=0) as file:
-                data = file.read(limit + 1)
+                data = file.read(min(limit, os.fstat(fd).st_size) + 1)  # so much room is taken
         except OSError as error:
             raise CacheError(f"it cannot be read: {error.strerror}") from None
         self.found.nbytes += len(data)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from diffcache.cache.disk import read_small
 from diffcache.errors import CacheError, MissingError
 from diffcache.recipe import Plain, canonical_json
 
@@ -65,8 +66,7 @@ def read_sealed(path: Path) -> dict[str, Plain]:
         CacheError: it is damaged.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_small(path, limit=MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise MissingError(f"{path}: no such file") from None
     except OSError as error:
