@@ -12,6 +12,7 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
 from diffcache.cache.layout import sized
+from diffcache.cache.text import printable
 from diffcache.events import Event, Fallback, Notice, OnEvent, Progress
 
 _LINE_SECONDS = 5.0
@@ -49,18 +50,24 @@ class _View(ABC):
     def __init__(self, console: Console) -> None:
         self.console = console
         self.rates: dict[str, _Rate] = {}
+        self.told: set[str] = set()
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Notice):
-            self.console.print(event.text, markup=False)
+            self.say(event.text)
         elif isinstance(event, Fallback):
-            text = f"{event.what}: {event.used} in place of {event.asked}: {event.why}"
-            self.console.print(text, markup=False, style="yellow")
+            self.say(f"{event.what}: {event.used} in place of {event.asked}: {event.why}", style="yellow")
         elif isinstance(event, Progress):
             rate = self.rates.setdefault(event.task, _Rate(event))
             self.progress(event, rate)
             if event.done >= event.total:
                 del self.rates[event.task]
+
+    def say(self, text: str, *, style: str | None = None) -> None:
+        """Print a line, unless it was said before: many heads are trained on the same features."""
+        if text not in self.told:
+            self.told.add(text)
+            self.console.print(printable(text), markup=False, style=style)
 
     @abstractmethod
     def progress(self, event: Progress, rate: _Rate) -> None:

@@ -147,9 +147,10 @@ def marks_notice(train: Features, test: Features) -> str | None:
         return None
     marks = train.marks or test.marks
     (few, rows), (few_test, rows_test) = counts
+    first = (train if train.marks else test).ids[min(marks)]
     return (
-        f"{few:,} of {rows:,} training rows and {few_test:,} of {rows_test:,} test rows are marked and left out: "
-        f"{marks[min(marks)]}"
+        f"{train.images}: {few:,} of {rows:,} training rows and {few_test:,} of {rows_test:,} test rows are marked and "
+        f"left out; the first is {first!r}: {marks[min(marks)]}"
     )
 
 

@@ -122,7 +122,7 @@ def train_head(
         if is_complete(folder):
             return load_run(folder, reused=True)
         for line in _remarks(train, test, draws):
-            on_event(Notice(f"{where}: {line}"))
+            on_event(Notice(line))
         session = Session(folder, where=where, save_seconds=save_seconds, on_event=on_event)
         statistics = feature_statistics(train, split.train, where=where) if config.standardize else None
         scaling = Scaling(statistics, device=device)
@@ -198,13 +198,13 @@ def run_identity(
 
 
 def _remarks(train: Features, test: Features, draws: Sequence[Features]) -> list[str]:
-    """What is worth saying of the features before they are trained on."""
+    """What is worth saying of the features before they are trained on; the same lines for every head of them."""
     lines = []
     sources = [features.derived_from for features in (train, test, *draws)]
     derived = sorted({source for source in sources if source is not None})
     if derived:
         shown = " and ".join(map(str, derived[:2])) + (f" and {len(derived) - 2} more" if len(derived) > 2 else "")
-        lines.append(f"the features are derived, averaged from the stored {shown}")
+        lines.append(f"{train.images} {train.setting}: the features are derived, averaged from the stored {shown}")
     marked = marks_notice(train, test)
     return lines if marked is None else [*lines, marked]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from diffcache.errors import ConfigError, ImageError, MissingError
 from diffcache.images.augment import Window
 from diffcache.images.preprocess import Preprocessing
-from diffcache.images.source import ImageSource
+from diffcache.images.source import ImageSource, shown
 
 _PIECE = 64
 """Most images of one task: enough that a task's own cost vanishes, few enough that threads finish together."""
@@ -154,7 +154,8 @@ class _Work:
             except (ImageError, MissingError) as error:
                 if not self.mark_unreadable:
                     raise
-                batch.unreadable[k] = str(error)
+                # Without the place, which is another one on another machine; the row's id says which image it is.
+                batch.unreadable[k] = str(error).removeprefix(f"{shown(self.source.where(i))}: ")
                 self._leave_blank(batch, k, i)
 
     def _load(self, batch: LoadedBatch, k: int, i: int) -> None:

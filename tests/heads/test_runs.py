@@ -303,8 +303,8 @@ def test_marked_rows_are_in_nothing(tmp_path):
     )  # fmt: skip
     (notice,) = [event.text for event in seen if isinstance(event, Notice)]
     assert notice == (
-        "linear on t30/b7/pool4: 4 of 240 training rows and 2 of 120 test rows are marked and left out: "
-        "truncated file 3"
+        "toy: 4 of 240 training rows and 2 of 120 test rows are marked and left out; "
+        f"the first is {train.ids[3]!r}: truncated file 3"
     )
     kept, kept_test = np.delete(np.arange(240), gone), np.delete(np.arange(120), gone_test)
     predictions = run.predictions()
@@ -379,7 +379,7 @@ def test_derived_features_are_said_recorded_and_another_run(tmp_path):
     run = train_head(*both, config, runs=tmp_path, on_event=seen.append)
     assert not run.reused
     assert [event.text for event in seen if isinstance(event, Notice)] == [
-        "linear on t30/b7/pool4: the features are derived, averaged from the stored t30/b7/pool8"
+        "toy t30/b7/pool4: the features are derived, averaged from the stored t30/b7/pool8"
     ]
     assert {part["derived_from"] for part in run.record["features"].values()} == {"t30/b7/pool8"}
     assert not train_head(both[0], test, config, runs=tmp_path).reused
