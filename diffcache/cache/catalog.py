@@ -144,7 +144,7 @@ class StoredArray:
         if committed.shape != (segment.rows,) or committed.dtype != "uint8":
             raise CacheError(f"{path}: damaged: the committed bytes are not uint8 ({segment.rows},)")
         n, c, h, w = features.shape
-        block, step = sealed.text(values["block"], path), features.chunk_rows
+        block, step = sealed.name(values["block"], path), features.chunk_rows
         spec = ArraySpec(setting, block, features.dtype, (n, c, h, w), segment.number, step)
         return cls(spec, features, committed, sealed.digest(values["skeleton"], path))
 

@@ -7,12 +7,13 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from diffcache.cache.layout import sized
-from diffcache.errors import DiskFullError
+from diffcache.errors import CacheError, DiskFullError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_TEXT = tuple(text for code in _FULL for text in (os.strerror(code), f"errno = {code},"))
@@ -120,7 +121,7 @@ def open_plain(path: str | Path, flags: int = os.O_RDONLY) -> int:
     Raises:
         OSError: it isn't there, cannot be opened, or is no file.
     """
-    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "expected a file, found something else", str(path))
@@ -134,6 +135,21 @@ def read_small(path: str | Path, *, limit: int) -> bytes:
         return os.read(fd, min(limit, os.fstat(fd).st_size) + 1)
     finally:
         os.close(fd)
+
+
+def refuse_links(store: Path) -> None:
+    """Raise CacheError for a symbolic link below a store's folder: who writes or tidies there would do it elsewhere."""
+    folders = [str(store)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    raise CacheError(
+                        f"{entry.path}: damaged: a symbolic link in a store, whose files and folders are its own; put "
+                        f"in its place what it leads to, or set it aside with `diffcache verify --repair`"
+                    )
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
 
 
 def flush_data(fd: int) -> None:
@@ -214,7 +230,15 @@ def move_in(draft: Path, place: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file, or a folder with all in it; nothing if it isn't there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
+    if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
+        return
+    for _ in range(20):  # after an error a library's own threads may still be writing in there
+        try:
+            shutil.rmtree(path)
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            time.sleep(0.05)
+    shutil.rmtree(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from bisect import bisect_right
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from diffcache.cache import sealed
-from diffcache.cache.disk import disk_full, flush_data, pwrite_all, read_into
+from diffcache.cache.disk import disk_full, flush_data, open_plain, pwrite_all, read_into
 from diffcache.errors import CacheError
 from diffcache.recipe import Plain
 
@@ -172,9 +173,13 @@ class RawFiles:
     def _file(self, path: str) -> int:
         if path not in self._open:
             try:
-                self._open[path] = os.open(self._root / path, os.O_RDWR | os.O_CLOEXEC)
+                self._open[path] = open_plain(self._root / path, os.O_RDWR)
             except (FileNotFoundError, NotADirectoryError):
                 raise CacheError(f"{self._root / path}: damaged: this file of features is missing") from None
+            except OSError as error:
+                if error.errno not in (errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENXIO):
+                    raise
+                raise CacheError(f"{self._root / path}: damaged: expected a file, found something else") from None
         return self._open[path]
 
     def close(self) -> None:

@@ -189,10 +189,13 @@ class Hdf5Format:
 
     def _samples(self, path: Path) -> tuple[list[str], list[int]]:
         with _open(path) as file:
+            ids, labels = (_own_dataset(file, name) for name in ("id", "label"))
+            if labels.dtype != np.int64 or ids.shape != labels.shape:
+                raise TypeError(f"expected labels of type int64, one an id, found {labels.dtype} and {labels.shape}")
             try:
-                return file["id"].asstr()[:].tolist(), file["label"][:].tolist()
-            except UnicodeDecodeError as error:
-                raise CacheError(f"{path}: damaged: {error}") from None
+                return ids.asstr()[:].tolist(), labels[:].tolist()
+            except (UnicodeDecodeError, MemoryError) as error:
+                raise CacheError(f"{path}: damaged: {str(error) or 'an id of absurd length'}") from None
 
     def _file(self, root: Path, setting: Setting, *, segment: int) -> Path:
         return root / self.folder / segment_name(segment) / f"{array_name(setting)}.h5"
@@ -236,6 +239,22 @@ class _Chunks:
 
 
 _READ_ERRORS = (OSError, KeyError, TypeError, AttributeError, RuntimeError, IndexError, ValueError)
+
+
+def _own_dataset(file: Any, name: str) -> Any:
+    """A dataset (rows,) whose bytes are all in this file as they are, so that no more room is taken than it has.
+
+    Raises:
+        KeyError, TypeError: it isn't there; it is a link, virtual, kept elsewhere, in chunks, or not whole.
+    """
+    if not isinstance(file.get(name, getlink=True), _h5py().HardLink):
+        raise TypeError(f"{name}: expected a dataset, found a link")
+    dataset = file[name]
+    whole = dataset.ndim == 1 and dataset.chunks is None and not dataset.is_virtual and not dataset.external
+    held = dataset.id.get_storage_size()  # texts of variable width lie elsewhere in the file
+    if not whole or not 0 < dataset.nbytes <= held <= Path(file.filename).stat().st_size:
+        raise TypeError(f"{name}: expected its values in one piece in this file")
+    return dataset
 
 
 class _open:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from diffcache.errors import CacheError, SettingError
 from diffcache.setting import Setting
@@ -122,6 +123,11 @@ def segment_number(name: str) -> int | None:
     """The number back from :func:`segment_name`; None for another text."""
     match = _SEGMENT.fullmatch(name)
     return int(match[1]) if match else None
+
+
+def short_place(path: PurePath) -> str:
+    """A store's folder for people, without the cache: ``images/split/<16 digits>``."""
+    return "/".join(path.parts[-3:])
 
 
 def checked_name(value: object, what: str) -> str:

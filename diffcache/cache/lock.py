@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from diffcache.cache.disk import disk_full
+from diffcache.cache.disk import disk_full, open_plain
 from diffcache.errors import CacheError, DependencyError, MissingError
 from diffcache.events import Notice, OnEvent, ignore
 
@@ -41,8 +42,8 @@ def hold(path: Path, *, what: str, on_event: OnEvent = ignore, wait: bool = True
         wait: whether to wait for another holder.
 
     Raises:
-        CacheError: this very thread holds it already and would wait for itself; another holder, where that is
-            not waited for.
+        CacheError: the file is a link, or no file; this very thread holds it already and would wait for itself;
+            another holder, where that is not waited for.
         DiskFullError: no room for the file.
         MissingError: the folder that the lock is in is not there, or was removed by the holder that was waited for.
         DependencyError: the platform has no ``flock``.
@@ -63,9 +64,13 @@ def hold(path: Path, *, what: str, on_event: OnEvent = ignore, wait: bool = True
         locked = False
         try:
             with disk_full(path, 0):
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                fd = open_plain(path, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:
             raise MissingError(f"{path.parent}: {what} is not here, or was removed meanwhile") from None
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENXIO):
+                raise
+            raise CacheError(f"{path}: damaged: expected the file of a lock, found something else") from None
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

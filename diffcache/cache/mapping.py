@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import stat
 import sys
 import weakref
 from functools import cache
@@ -51,11 +52,13 @@ def _check_sizes(root: Path, extents: Extents) -> None:
     for run in extents.runs:
         path, needed = root / run.path, run.offset + run.rows * extents.row_bytes
         try:
-            size = path.stat().st_size
+            facts = path.lstat()
         except (FileNotFoundError, NotADirectoryError):
             raise CacheError(f"{path}: damaged: this file of features is missing") from None
-        if size < needed:
-            raise CacheError(f"{path}: damaged: expected at least {needed} bytes, found {size}")
+        if not stat.S_ISREG(facts.st_mode):
+            raise CacheError(f"{path}: damaged: expected a file of features, found something else")
+        if facts.st_size < needed:
+            raise CacheError(f"{path}: damaged: expected at least {needed} bytes, found {facts.st_size}")
 
 
 def _fits_side_by_side(extents: Extents) -> bool:

@@ -19,7 +19,7 @@ from diffcache.cache.extents import RawFiles
 from diffcache.cache.faults import Fault, Kind
 from diffcache.cache.header import HEADER
 from diffcache.cache.inspection import TMP, Inspection, inspect
-from diffcache.cache.layout import RowRange, array_name, ranges
+from diffcache.cache.layout import RowRange, array_name, ranges, short_place
 from diffcache.cache.lock import hold
 from diffcache.cache.part import revoke
 from diffcache.cache.rebuild import LostError, rebuild_array, rebuild_segment
@@ -164,12 +164,12 @@ class _Repairer:
 
     def _say(self, text: str) -> None:
         self.done.append(text)
-        self.on_event(Notice(f"{self.root.name}: {text}"))
+        self.on_event(Notice(f"repair {short_place(self.root)}: {text}"))
 
     def _give_up(self, fault: Fault, why: object) -> None:
         text = str(why).removeprefix(f"{self.root}: ")
         self.left[fault.subject] = f"{fault}; {text}"
-        self.on_event(Notice(f"{self.root.name}: not repaired: {text}"))
+        self.on_event(Notice(f"repair {short_place(self.root)}: not repaired: {text}"))
 
     # --- everything but the rows ------------------------------------------------------------
 

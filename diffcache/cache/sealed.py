@@ -105,6 +105,13 @@ def text(value: Plain, where: str | Path) -> str:
     return value
 
 
+def name(value: Plain, where: str | Path) -> str:
+    """A text without zero bytes, which HDF5 cannot hold."""
+    if "\0" in text(value, where):
+        raise CacheError(f"{where}: damaged: expected a name without zero bytes, found {value!r:.60}")
+    return text(value, where)
+
+
 def digest(value: Plain, where: str | Path) -> str:
     """A SHA-256 in hexadecimal."""
     return digests([value], where)[0]

@@ -12,6 +12,7 @@ import numpy as np
 
 from diffcache.cache import catalog
 from diffcache.cache.catalog import Ledger, Segment, StoredArray
+from diffcache.cache.disk import refuse_links
 from diffcache.cache.format import get_format
 from diffcache.cache.header import HEADER, Header
 from diffcache.cache.html import store_html
@@ -20,6 +21,7 @@ from diffcache.cache.lock import hold, left_unfinished
 from diffcache.cache.mapping import map_blocks
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.samples import Samples
+from diffcache.cache.statistics import Moments, combine
 from diffcache.errors import CacheError, DiffcacheError, MissingError, NotCachedError
 from diffcache.events import OnEvent, ignore
 from diffcache.recipe import Recipe
@@ -244,6 +246,13 @@ class Store:
             return list(ranges(segment.number, segment.rows, self.range_rows))
         return self.ledger.missing(setting, segment)
 
+    def statistics(self, setting: Setting) -> Moments | None:
+        """Count, minimum, maximum, mean and variance of a setting's committed values; None where there are none.
+
+        Marked rows are left out. See :mod:`diffcache.cache.statistics`.
+        """
+        return combine(r.statistics[setting] for r in self.receipts if setting in r.statistics)
+
     def committed(self, setting: Setting) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which rows are committed, bool (rows,)."""
         mask = np.concatenate([self.ledger.committed(setting, segment) for segment in self.segments])
@@ -319,6 +328,7 @@ class Store:
 
         what = f"{self.images}/{self.split} {self.fingerprint[:16]}"
         with hold(self.path / LOCK, what=what, on_event=on_event, wait=wait):
+            refuse_links(self.path)
             self.refresh()
             writer = Writer(self, on_event)
             writer.tidy()

@@ -13,7 +13,7 @@ from diffcache.cache.catalog import ARRAYS, SEGMENTS, StoredArray
 from diffcache.cache.faults import Fault, Kind
 from diffcache.cache.header import HEADER
 from diffcache.cache.inspection import Inspection, inspect
-from diffcache.cache.layout import RowRange
+from diffcache.cache.layout import RowRange, short_place
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.rows import PIECE, Finite, checksum, read_rows
@@ -155,7 +155,7 @@ def check_rows(found: Inspection, *, pool: Executor, on_event: OnEvent = ignore)
     """
     work = _batches(found)
     total = sum(_size(array, receipts) for array, receipts in work)
-    task, done = f"verify {found.path.name}", 0
+    task, done = f"verify {short_place(found.path)}", 0
     on_event(Progress(task, 0, total, "bytes"))
     faults: list[Fault] = []
     futures = {pool.submit(_check, found, array, receipts): _size(array, receipts) for array, receipts in work}

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from diffcache.cache import sealed
 from diffcache.cache.compressed import ZSTD
-from diffcache.cache.disk import allocate, require_room
+from diffcache.cache.disk import allocate, read_small, require_room
 from diffcache.cache.extents import DTYPES, Extents, Run
 from diffcache.cache.format import ArraySpec, missing_library
 from diffcache.cache.layout import array_name, dimensions, segment_name
@@ -124,11 +125,11 @@ class ZarrFormat:
         """From the array's ``zarr.json``."""
         path = root / self.folder / segment_name(segment) / array_name(setting) / "zarr.json"
         try:
-            values = json.loads(path.read_bytes())
+            values = json.loads(read_small(path, limit=sealed.MAX_BYTES))
             shape, dtype, block = values["shape"], values["data_type"], values["attributes"]["block"]
             n, c, h, w = (int(size) for size in shape)
             chunk = int(values["chunk_grid"]["configuration"]["chunk_shape"][0])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise CacheError(f"{path}: damaged: {error}") from None
         return ArraySpec(setting, str(block), str(dtype), (n, c, h, w), segment, chunk if 1 <= chunk <= n else None)
 
@@ -165,14 +166,25 @@ class ZarrFormat:
             yield self.read_samples(root, segment=segment)
 
     def read_samples(self, root: Path, *, segment: int) -> tuple[list[str], list[int]]:
-        """Through zarr."""
-        place = root / self.folder / segment_name(segment)
+        """Through zarr, once it is known that no more room is taken than the files have.
+
+        Version 3 alone is read: pickle is a codec of version 2.
+        """
+        place, zarr = root / self.folder / segment_name(segment), _zarr()
         try:
-            group = _zarr().open_group(place, mode="r")
-            ids, labels = np.asarray(group["id"][:]), np.asarray(group["label"][:])
-            return [str(id_) for id_ in ids.tolist()], [int(label) for label in labels.tolist()]
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise CacheError(f"{place}: damaged: ids and labels cannot be read: {error}") from None
+            group = zarr.open_group(place, mode="r", zarr_format=3)
+            ids, labels = group["id"], group["label"]
+            for array in (ids, labels):
+                if array.shape != array.chunks or array.ndim != 1 or array.shards or array.compressors or array.filters:
+                    raise ValueError(f"{array.name}: expected one chunk, not compressed, found chunks {array.chunks}")
+            read_small(place / "id" / "c.0", limit=0)
+            size = len(read_small(place / "label" / "c.0", limit=8 * labels.shape[0]))
+            if labels.dtype != np.int64 or size != 8 * labels.shape[0] or ids.shape != labels.shape:
+                raise ValueError(f"expected labels of type int64, one an id, found {labels.dtype} and {labels.shape}")
+            return [str(id_) for id_ in np.asarray(ids[:]).tolist()], np.asarray(labels[:]).tolist()
+        except Exception as error:  # of damaged metadata the library raises nearly anything
+            reason = (str(error) or type(error).__name__).splitlines()[0][:300]
+            raise CacheError(f"{place}: damaged: ids and labels cannot be read: {reason}") from None
 
 
 def _extents(place: str, dtype: str, shape: tuple[int, ...], chunk: int) -> Extents:

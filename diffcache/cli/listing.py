@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ import click
 
 from diffcache.cache import Store, open_cache
 from diffcache.cache.layout import sized
-from diffcache.cache.statistics import combine
 from diffcache.cache.summary import distinct_fallbacks, provenance_values, times
 from diffcache.cache.text import printable
 from diffcache.cli.output import counted, print_facts, say_damaged, wide
@@ -256,11 +255,11 @@ def _show(store: Store) -> None:
 
 def _show_settings(store: Store) -> None:
     """Shape, how much is committed, and statistics where the receipts carry them."""
-    parts: dict[Setting, list[Mapping[str, Any]]] = {}
-    for receipt in store.receipts:
-        for setting, values in receipt.statistics.items():
-            parts.setdefault(setting, []).append(values)
-    measured = ("min", "max", "mean", "deviation", "saturated") if parts else ()
+    measured = (
+        ("min", "max", "mean", "deviation", "saturated")
+        if any(receipt.statistics for receipt in store.receipts)
+        else ()
+    )
     table = plain_table("setting", "shape", "committed", *measured, right=("committed", *measured))
     for setting in store.settings:
         try:
@@ -271,13 +270,13 @@ def _show_settings(store: Store) -> None:
             table.add_row(str(setting), "", f"damaged: {printable(error)}")
             continue
         committed = "all" if rows == store.rows else f"{rows:,} of {store.rows:,}"
-        table.add_row(str(setting), shape, committed, *(_measured(parts.get(setting, ())) if parts else ()))
+        table.add_row(str(setting), shape, committed, *(_measured(store, setting) if measured else ()))
     wide().print(table)
 
 
-def _measured(parts: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+def _measured(store: Store, setting: Setting) -> tuple[str, ...]:
     try:
-        values = combine(parts)
+        values = store.statistics(setting)
     except DiffcacheError:
         return ("damaged", "", "", "", "")
     if values is None:

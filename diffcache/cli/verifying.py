@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from diffcache.cache import open_cache
-from diffcache.cache.layout import sized
+from diffcache.cache.layout import short_place, sized
 from diffcache.cache.text import printable
 from diffcache.cache.verify import Verification, store_folders
 from diffcache.cli.output import counted, say_damaged
@@ -75,8 +75,9 @@ def _folder(which: str, cache: str) -> Path:
 
 def _print(checked: Checked) -> None:
     after = checked.after or checked.before
-    name = "/".join(checked.path.parts[-3:])
-    click.echo(f"{name}: {checked.status}; {_read(after)}")
+    name = short_place(checked.path)
+    was = "" if checked.before.status == checked.status else f", was {checked.before.status}"
+    click.echo(f"{name}: {checked.status}{was}; {_read(after)}")
     _lines("damaged", map(str, checked.before.damage))
     if checked.repair is not None:
         _lines("repaired", checked.repair.done)
