@@ -2,17 +2,17 @@
 
 from diffcache.cache.cache import Cache, open_cache
 from diffcache.cache.catalog import Segment
-from diffcache.cache.convert import convert_store
-from diffcache.cache.export import export_features
+from diffcache.cache.checking.repair import Repair, repair_store
+from diffcache.cache.checking.verify import Verification, verify_store
+from diffcache.cache.exchange.convert import convert_store
+from diffcache.cache.exchange.export import export_features
+from diffcache.cache.exchange.importing import import_features
 from diffcache.cache.features import Features
-from diffcache.cache.importing import import_features
 from diffcache.cache.layout import RowRange
 from diffcache.cache.part import Part
 from diffcache.cache.receipts import Receipt
-from diffcache.cache.repair import Repair, repair_store
 from diffcache.cache.samples import Samples, SamplesDifference, compare_samples
 from diffcache.cache.store import Store
-from diffcache.cache.verify import Verification, verify_store
 from diffcache.cache.writer import Writer
 
 __all__ = [

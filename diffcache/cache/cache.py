@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diffcache import __version__
-from diffcache.cache import catalog, sealed
+from diffcache.cache import catalog
 from diffcache.cache.derived import open_features
-from diffcache.cache.disk import disk_full, flush_tree, make_folder, move_in, remove, write_whole
+from diffcache.cache.display.html import cache_html
 from diffcache.cache.features import Features, listed
-from diffcache.cache.format import get_format
+from diffcache.cache.files import sealed
+from diffcache.cache.files.disk import disk_full, flush_tree, make_folder, move_in, remove, write_whole
+from diffcache.cache.files.lock import hold
+from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.header import HEADER, Header
-from diffcache.cache.html import cache_html
 from diffcache.cache.layout import checked_name, range_rows, segment_name
-from diffcache.cache.lock import hold
 from diffcache.cache.samples import Samples, compare_samples
 from diffcache.cache.store import LOCK, Store
 from diffcache.cache.writer import create_segment

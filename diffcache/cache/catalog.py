@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from diffcache.cache import sealed
-from diffcache.cache.disk import read_small
-from diffcache.cache.extents import Extents
-from diffcache.cache.format import ArraySpec
+from diffcache.cache.files import sealed
+from diffcache.cache.files.disk import read_small
+from diffcache.cache.files.extents import Extents
+from diffcache.cache.formats.protocol import ArraySpec
 from diffcache.cache.layout import (
     RowRange,
     array_name,
@@ -41,7 +41,7 @@ class Segment:
         samples: checksum of its ids, labels and class names.
         content_hash: where the content hashes are, uint8 (rows, 32).
         marked: where the bytes are that tell outsiders which rows are marked, uint8 (rows,).
-        skeleton: checksum of the rest of its files; see :mod:`diffcache.cache.skeleton`.
+        skeleton: checksum of the rest of its files; see :mod:`diffcache.cache.formats.skeleton`.
         header: the store's header as plain values, so that ``store.json`` can be made again.
     """
 
@@ -105,7 +105,7 @@ class StoredArray:
         spec: setting, block, type, shape, segment.
         features: where the values are, (rows, C, H, W); no runs where the store is compressed.
         committed: where the bytes are that tell outsiders which rows are committed, uint8 (rows,).
-        skeleton: checksum of the rest of its files; see :mod:`diffcache.cache.skeleton`.
+        skeleton: checksum of the rest of its files; see :mod:`diffcache.cache.formats.skeleton`.
     """
 
     spec: ArraySpec

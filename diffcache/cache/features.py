@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffcache.cache.compressed import CompressedRows
-from diffcache.cache.format import get_format
+from diffcache.cache.display.html import features_html
+from diffcache.cache.files.mapping import map_blocks
+from diffcache.cache.formats.compressed import CompressedRows
+from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.gather import gather, row_numbers
-from diffcache.cache.html import features_html
 from diffcache.cache.layout import sized
-from diffcache.cache.mapping import map_blocks
 from diffcache.cache.store import Store
 from diffcache.errors import CacheError, DependencyError, DiffcacheError, NotCachedError
 from diffcache.recipe import Recipe

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffcache.cache import sealed
-from diffcache.cache.compressed import ZSTD
-from diffcache.cache.format import FORMATS
+from diffcache.cache.files import sealed
+from diffcache.cache.formats.compressed import ZSTD
+from diffcache.cache.formats.protocol import FORMATS
 from diffcache.cache.layout import checked_name
 from diffcache.errors import CacheError
 from diffcache.recipe import FORMAT_VERSION, Plain, Recipe

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffcache.cache.disk import flush_folder, remove, write_whole
-from diffcache.cache.extents import RawFiles
+from diffcache.cache.files.disk import flush_folder, remove, write_whole
+from diffcache.cache.files.extents import RawFiles
 from diffcache.cache.layout import RowRange
 from diffcache.cache.receipts import Receipt, binding
 from diffcache.cache.stamps import Stamps, write_stamps

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from diffcache.cache import sealed
+from diffcache.cache.files import sealed
 from diffcache.cache.layout import RowRange, segment_name
 from diffcache.errors import CacheError, SettingError
 from diffcache.recipe import FORMAT_VERSION, Plain, canonical_json

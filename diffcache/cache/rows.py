@@ -10,18 +10,21 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from diffcache.cache.catalog import StoredArray
-from diffcache.cache.disk import read_into
-from diffcache.cache.extents import Extents
-from diffcache.cache.format import Format
+from diffcache.cache.files.disk import read_into
+from diffcache.cache.files.extents import Extents
+from diffcache.cache.formats.protocol import Format, get_format
 from diffcache.cache.layout import RowRange
 from diffcache.cache.receipts import binding
 from diffcache.errors import CacheError
 from diffcache.setting import Setting
+
+if TYPE_CHECKING:
+    from diffcache.cache.store import Store
 
 PIECE = 1 << 20
 """Bytes read at once: little enough to be hashed out of the processor's cache."""
@@ -93,6 +96,34 @@ def read_rows(
         data = np.ascontiguousarray(held).reshape(-1).view(np.uint8).data
         for at in range(0, len(data), len(buffer)):
             yield data[at : at + len(buffer)]
+
+
+def copy_rows(store: Store, array: StoredArray, start: int, stop: int) -> np.ndarray[Any, Any]:
+    """A copy of rows of an array, whatever its store's format and compression.
+
+    Nothing is kept or left open between calls, and nothing is written, so the store may be on a disk that can only
+    be read.
+
+    Args:
+        store: the store.
+        array: an array of one of its segments.
+        start, stop: rows [start, stop) of the segment. In compressed stores they are best multiples of
+            ``array.features.chunk_rows``, or chunks are decoded for a part of them.
+
+    Returns:
+        (stop - start, C, H, W) of the stored type, little-endian, C-contiguous.
+
+    Raises:
+        CacheError: a file is missing, too short, or cannot be decoded.
+        DependencyError: the library that decodes it is not installed.
+    """
+    out = np.empty((stop - start, *array.features.shape[1:]), array.features.type)
+    view, at = out.reshape(-1).view(np.uint8).data, 0
+    some, buffer = RowRange(array.spec.segment, start, stop), memoryview(bytearray(PIECE))
+    for piece in read_rows(store.path, get_format(store.format), array, some, buffer=buffer):
+        view[at : at + len(piece)] = piece
+        at += len(piece)
+    return out
 
 
 def checksum(fingerprint: str, setting: Setting, rows: RowRange, pieces: Iterator[memoryview]) -> str:

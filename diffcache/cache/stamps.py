@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from diffcache.cache import sealed
-from diffcache.cache.disk import write_whole
+from diffcache.cache.files import sealed
+from diffcache.cache.files.disk import write_whole
 from diffcache.cache.layout import RowRange, segment_name
 from diffcache.errors import CacheError, DiffcacheError
 from diffcache.recipe import FORMAT_VERSION, Plain

@@ -12,13 +12,13 @@ import numpy as np
 
 from diffcache.cache import catalog
 from diffcache.cache.catalog import Ledger, Segment, StoredArray
-from diffcache.cache.disk import refuse_links
-from diffcache.cache.format import get_format
+from diffcache.cache.display.html import store_html
+from diffcache.cache.files.disk import refuse_links
+from diffcache.cache.files.lock import hold, left_unfinished
+from diffcache.cache.files.mapping import map_blocks
+from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.header import HEADER, Header
-from diffcache.cache.html import store_html
 from diffcache.cache.layout import RowRange, ranges
-from diffcache.cache.lock import hold, left_unfinished
-from diffcache.cache.mapping import map_blocks
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.samples import Samples
 from diffcache.cache.statistics import Moments, combine

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffcache.cache import catalog
 from diffcache.cache.catalog import Segment, StoredArray
-from diffcache.cache.disk import (
+from diffcache.cache.files.disk import (
     disk_full,
     flush_folder,
     flush_tree,
@@ -21,14 +21,14 @@ from diffcache.cache.disk import (
     require_room,
     write_whole,
 )
-from diffcache.cache.extents import Extents, RawFiles
-from diffcache.cache.format import ArraySpec, Format, get_format
+from diffcache.cache.files.extents import Extents, RawFiles
+from diffcache.cache.formats.protocol import ArraySpec, Format, get_format
+from diffcache.cache.formats.skeleton import skeleton
 from diffcache.cache.layout import RowRange, array_name, array_setting, segment_name, segment_number
 from diffcache.cache.part import Part, revoke
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.samples import Samples
-from diffcache.cache.skeleton import skeleton
 from diffcache.errors import CacheError, DiffcacheError, DiskFullError, SettingError
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.setting import Setting

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from diffcache.cache import Store
+from diffcache.cache.display.text import printable
 from diffcache.cache.layout import sized
-from diffcache.cache.text import printable
 from diffcache.cli.progress import shown
 from diffcache.cli.stores import one_folder
 from diffcache.errors import ConfigError
@@ -17,7 +17,7 @@ from diffcache.errors import ConfigError
 
 def convert(store: str, cache: str, *, to: str, format: str | None, compression: str | None) -> None:
     """``diffcache convert``."""
-    from diffcache.cache.convert import convert_store
+    from diffcache.cache.exchange.convert import convert_store
 
     source = Store.open(one_folder(store, cache))
     with shown() as on_event:
@@ -33,7 +33,7 @@ def _on_disk(folder: Path) -> str:
 def export(store: str, setting: str, out: str, cache: str, *, replace: bool) -> None:
     """``diffcache export``."""
     from diffcache.cache.derived import open_features
-    from diffcache.cache.export import export_features
+    from diffcache.cache.exchange.export import export_features
     from diffcache.setting import Setting
 
     features = open_features(Store.open(one_folder(store, cache)), Setting.parse(setting))
@@ -59,7 +59,7 @@ def import_(
     key: str | None,
 ) -> None:
     """``diffcache import``."""
-    from diffcache.cache.importing import IMPORTED, import_features
+    from diffcache.cache.exchange.importing import IMPORTED, import_features
 
     with shown() as on_event:
         store = import_features(

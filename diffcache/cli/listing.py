@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffcache.cache import Store, open_cache
+from diffcache.cache.display.summary import distinct_fallbacks, provenance_values, times
+from diffcache.cache.display.text import printable
 from diffcache.cache.layout import sized
-from diffcache.cache.summary import distinct_fallbacks, provenance_values, times
-from diffcache.cache.text import printable
 from diffcache.cli.output import counted, print_facts, say_damaged, wide
 from diffcache.cli.stores import named_runs, no_store, store_folders
 from diffcache.cli.tables import console, plain_table

@@ -29,7 +29,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except DiffcacheError as error:
-            from diffcache.cache.text import printable
+            from diffcache.cache.display.text import printable
 
             click.echo(f"diffcache: {printable(error)}", err=True)
             ctx.exit(error.exit_code)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import click
 from rich.console import Console
 
-from diffcache.cache.text import printable
+from diffcache.cache.display.text import printable
 from diffcache.cli.tables import plain_table
 
 _WIDTH = 100_000

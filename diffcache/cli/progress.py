@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
+from diffcache.cache.display.text import printable
 from diffcache.cache.layout import sized
-from diffcache.cache.text import printable
 from diffcache.events import Event, Fallback, Notice, OnEvent, Progress
 
 _LINE_SECONDS = 5.0

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from diffcache.cache import open_cache
+from diffcache.cache.checking.verify import Verification, store_folders
+from diffcache.cache.display.text import printable
 from diffcache.cache.layout import short_place, sized
-from diffcache.cache.text import printable
-from diffcache.cache.verify import Verification, store_folders
 from diffcache.cli.output import counted, say_damaged
 from diffcache.cli.planning import grid_text
 from diffcache.cli.progress import shown

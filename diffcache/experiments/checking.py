@@ -11,9 +11,9 @@ import numpy as np
 
 from diffcache.backbones import Card, load_card, pixels_card
 from diffcache.cache import RowRange, Samples, Store, open_cache
+from diffcache.cache.checking.repair import Hashes, Repair, repair_store
+from diffcache.cache.checking.verify import Verification, verify_store
 from diffcache.cache.part import revoke
-from diffcache.cache.repair import Hashes, Repair, repair_store
-from diffcache.cache.verify import Verification, verify_store
 from diffcache.config import SPLITS, Pipeline
 from diffcache.errors import DiffcacheError, ImageError, MissingError, NotCachedError
 from diffcache.events import OnEvent, ignore

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diffcache.backbones import check_setting, load_card
 from diffcache.backbones.blocks import card_blocks
-from diffcache.cache.importing import IMPORTED
+from diffcache.cache.exchange.importing import IMPORTED
 from diffcache.config import SPLITS, Pipeline
 from diffcache.errors import ConfigError, HeadError, SettingError
 from diffcache.heads import stratified_split

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from diffcache.cache import Cache, Store
-from diffcache.cache.importing import IMPORTED, imported_recipe
+from diffcache.cache.exchange.importing import IMPORTED, imported_recipe
 from diffcache.config import SPLITS, Pipeline
 from diffcache.errors import ConfigError, HeadError, NotCachedError
 

@@ -9,7 +9,7 @@ import PIL
 
 from diffcache import __version__
 from diffcache.backbones import Backbone
-from diffcache.cache.lock import command_line
+from diffcache.cache.files.lock import command_line
 from diffcache.compute import device_facts
 from diffcache.recipe import Plain
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffcache.backbones import Backbone
 from diffcache.cache import RowRange, Store
-from diffcache.cache.reading import read_rows
+from diffcache.cache.rows import copy_rows
 from diffcache.events import OnEvent, Progress, ignore
 from diffcache.extraction.inputs import Group, Inputs
 from diffcache.extraction.matching import match
@@ -151,7 +151,7 @@ class _Comparison:
         range_, ids = self._range(part), store.samples().ids
         for setting, values in computed.items():
             array = store.array(setting, segment=part.segment)
-            held = read_rows(store, array, part.start, part.stop)
+            held = copy_rows(store, array, part.start, part.stop)
             where = f"{store.path}: {setting}"
             if changed.any():
                 row = first + int(np.flatnonzero(changed)[0])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffcache.cache import RowRange, layout
-from diffcache.cache.extents import Extents, Run
+from diffcache.cache.files.extents import Extents, Run
 from diffcache.errors import CacheError
 from diffcache.setting import Setting
 

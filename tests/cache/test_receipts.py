@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from diffcache.cache import Receipt, RowRange, sealed
 from diffcache.cache.catalog import Ledger, Segment, read_marks, read_segments
-from diffcache.cache.extents import Extents, Run
+from diffcache.cache.files.extents import Extents, Run
 from diffcache.errors import CacheError
 from diffcache.setting import Pass, Setting
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from diffcache.backbones import card_names
 from diffcache.cache import Samples, Store
 from diffcache.cache.layout import sized
-from diffcache.cache.removal import remove_settings
+from diffcache.cache.tidying.removal import remove_settings
 from diffcache.cli import main
 from diffcache.cli.tables import block_names
 from tests.cache.toy import LARGE, OTHER, SMALL, create, fill, recipe, samples, values

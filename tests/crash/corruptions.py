@@ -37,12 +37,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from diffcache.cache import Store, layout, open_cache, sealed
-from diffcache.cache.format import get_format
+from diffcache.cache.checking.repair import UNKNOWN_REASON, repair_store
+from diffcache.cache.checking.verify import verify_store
+from diffcache.cache.files.mapping import map_blocks
+from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.layout import segment_name
-from diffcache.cache.mapping import map_blocks
-from diffcache.cache.repair import UNKNOWN_REASON, repair_store
 from diffcache.cache.stamps import write_stamps
-from diffcache.cache.verify import verify_store
 from diffcache.setting import Setting
 from tests.crash.store_model import (
     BLOCKS,

@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import diffcache
 from diffcache.cache import layout, open_cache
-from diffcache.cache.convert import convert_store
-from diffcache.cache.export import export_features
+from diffcache.cache.exchange.convert import convert_store
+from diffcache.cache.exchange.export import export_features
 from diffcache.errors import DiskFullError
 from tests.crash import extract_model, store_model
 from tests.crash.store_model import child, contents

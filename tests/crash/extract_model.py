@@ -35,10 +35,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from diffcache.cache import Store, layout, open_cache
-from diffcache.cache.format import get_format
+from diffcache.cache.checking.verify import verify_store
+from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.layout import segment_name
 from diffcache.cache.receipts import binding
-from diffcache.cache.verify import verify_store
 from tests import tiny
 from tests.crash.store_model import child, count_calls
 

@@ -35,9 +35,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from diffcache.cache import RowRange, Samples, Store, layout, open_cache
-from diffcache.cache.format import get_format
+from diffcache.cache.files.mapping import map_blocks
+from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.layout import segment_name
-from diffcache.cache.mapping import map_blocks
 from diffcache.cache.receipts import binding
 from diffcache.cache.stamps import read_stamps, write_stamps
 from diffcache.cache.statistics import combine, measure

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from diffcache.cache import open_cache
-from diffcache.cache.verify import verify_store
+from diffcache.cache.checking.verify import verify_store
 from diffcache.errors import MissingError, NotCachedError
 from diffcache.setting import Setting
 from tests import tiny

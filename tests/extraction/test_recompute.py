@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffcache.cache import Store
-from diffcache.cache.extents import RawFiles
+from diffcache.cache.files.extents import RawFiles
 from diffcache.extraction import recompute as module
 from diffcache.extraction.recompute import recompute
 from diffcache.setting import Setting, grid

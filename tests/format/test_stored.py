@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from diffcache.cache import Cache, Samples, open_cache
-from diffcache.cache.repair import repair_store
-from diffcache.cache.verify import verify_store
+from diffcache.cache.checking.repair import repair_store
+from diffcache.cache.checking.verify import verify_store
 from diffcache.recipe import Recipe
 from diffcache.setting import Setting
 from tests.format import known, make

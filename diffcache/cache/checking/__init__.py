@@ -1,0 +1,1 @@
+"""What is wrong with a store, found by reading all of it, and put right."""

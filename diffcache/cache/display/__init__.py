@@ -1,0 +1,1 @@
+"""Stores and caches for people: what differs, summaries, small HTML tables."""

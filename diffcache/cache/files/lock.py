@@ -1,0 +1,137 @@
+"""One writer a store: a lock that its holder's death releases."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import shlex
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from diffcache.cache.files.disk import disk_full, open_plain
+from diffcache.errors import CacheError, DependencyError, MissingError
+from diffcache.events import Notice, OnEvent, ignore
+
+_held: set[int] = set()
+
+
+def _let_go_in_child() -> None:
+    """A forked child shares the lock; it lets go of it, so that the lock dies with its holder alone."""
+    for fd in _held:
+        os.close(fd)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+@contextmanager
+def hold(path: Path, *, what: str, on_event: OnEvent = ignore, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file at ``path``, waiting for another holder and saying once for whom.
+
+    Args:
+        path: the lock file; made if it isn't there.
+        what: what is locked, for the notice.
+        on_event: gets one Notice when there is somebody to wait for.
+        wait: whether to wait for another holder.
+
+    Raises:
+        CacheError: the file is a link, or no file; this very thread holds it already and would wait for itself;
+            another holder, where that is not waited for.
+        DiskFullError: no room for the file.
+        MissingError: the folder that the lock is in is not there, or was removed by the holder that was waited for.
+        DependencyError: the platform has no ``flock``.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        raise DependencyError("writing a cache needs flock, which this platform does not have") from None
+
+    me = {
+        "pid": os.getpid(),
+        "thread": threading.get_ident(),
+        "host": platform.node(),
+        "command": command_line()[:200],
+    }
+    said = False
+    while True:
+        locked = False
+        try:
+            with disk_full(path, 0):
+                fd = open_plain(path, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:
+            raise MissingError(f"{path.parent}: {what} is not here, or was removed meanwhile") from None
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENXIO):
+                raise
+            raise CacheError(f"{path}: damaged: expected the file of a lock, found something else") from None
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                other = _holder(fd)
+                if all(other.get(key) == me[key] for key in ("pid", "thread", "host")):
+                    raise CacheError(f"{what}: this thread is writing to it already; finish that first") from None
+                if not wait:
+                    raise CacheError(f"{what}: in use by {_describe(other)}; try again when that is done") from None
+                if not said:
+                    on_event(Notice(f"{what}: waiting for {_describe(other)} to finish writing"))
+                    said = True
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            if not _same_file(fd, path):  # it was replaced while we waited: take the new one
+                continue
+            os.ftruncate(fd, 0)
+            with suppress(OSError):  # a full disk: others wait all the same, and do not learn for whom
+                os.pwrite(fd, json.dumps(me).encode(), 0)
+            _held.add(fd)
+            locked = True
+            yield
+            if fd in _held:  # after an error the text stays, as after a kill: see left_unfinished
+                os.ftruncate(fd, 0)
+            return
+        finally:
+            if not locked or fd in _held:  # a forked child has closed it already
+                _held.discard(fd)
+                os.close(fd)  # releases the lock
+
+
+def left_unfinished(path: Path) -> bool:
+    """Whether whoever held a lock last was killed or failed; or somebody holds it now."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def command_line() -> str:
+    """The command that this process was started with, as a shell would take it."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv and sys.argv[0] else "python"
+
+
+def _holder(fd: int) -> dict[str, object]:
+    try:
+        values = json.loads(os.pread(fd, 4096, 0))
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _describe(holder: dict[str, object]) -> str:
+    if "pid" not in holder:
+        return "another process"
+    return f"process {holder['pid']} on {holder.get('host')} ({holder.get('command')})"
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    here = os.fstat(fd)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)

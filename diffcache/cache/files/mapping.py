@@ -1,0 +1,125 @@
+"""Read-only memory maps of arrays: the files of a segment side by side, one ndarray without a copy.
+
+A range of addresses as long as the array is reserved first; then each file is mapped at its place in
+it. That needs every run but the last to be whole pages of this machine. Where it isn't so, or the
+platform lacks it, each run becomes a map of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import stat
+import sys
+import weakref
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffcache.cache.files.extents import Extents
+from diffcache.errors import CacheError
+
+_NONE, _READ, _SHARED, _PRIVATE, _FIXED = 0, 1, 1, 2, 0x10
+_FAILED = ctypes.c_void_p(-1).value
+
+
+def map_blocks(root: Path, extents: Extents) -> list[np.ndarray[Any, Any]]:
+    """The rows of an array as read-only ndarrays that follow each other: one where that is possible.
+
+    Args:
+        root: the store's folder.
+        extents: where the bytes are.
+
+    Raises:
+        CacheError: a file is missing or too short.
+    """
+    assert extents.runs, "compressed arrays are decoded, not mapped"
+    _check_sizes(root, extents)
+    region = _map_side_by_side(root, extents) if _fits_side_by_side(extents) else None
+    if region is not None:
+        return [np.asarray(region)]
+    return [
+        np.memmap(root / run.path, extents.type, mode="r", offset=run.offset, shape=(run.rows, *extents.shape[1:]))
+        for run in extents.runs
+    ]
+
+
+def _check_sizes(root: Path, extents: Extents) -> None:
+    """A map beyond a file's end would kill the process when it is read, so it is an error now."""
+    for run in extents.runs:
+        path, needed = root / run.path, run.offset + run.rows * extents.row_bytes
+        try:
+            facts = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise CacheError(f"{path}: damaged: this file of features is missing") from None
+        if not stat.S_ISREG(facts.st_mode):
+            raise CacheError(f"{path}: damaged: expected a file of features, found something else")
+        if facts.st_size < needed:
+            raise CacheError(f"{path}: damaged: expected at least {needed} bytes, found {facts.st_size}")
+
+
+def _fits_side_by_side(extents: Extents) -> bool:
+    if _libc() is None:
+        return False
+    page = mmap.PAGESIZE
+    return all(run.offset % page == 0 for run in extents.runs) and all(
+        run.rows * extents.row_bytes % page == 0 for run in extents.runs[:-1]
+    )
+
+
+class _Region:
+    """Mapped addresses as an array; they are unmapped when nothing refers to them any more."""
+
+    def __init__(self, address: int, extents: Extents) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (address, True),
+            "shape": extents.shape,
+            "typestr": extents.type.str,
+        }
+
+
+def _map_side_by_side(root: Path, extents: Extents) -> _Region | None:
+    libc, length = _libc(), extents.nbytes
+    assert libc is not None
+    base = libc.mmap(None, length, _NONE, _PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    if base == _FAILED:
+        return None
+    place = base
+    for run in extents.runs:
+        size = run.rows * extents.row_bytes
+        try:
+            fd = os.open(root / run.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            libc.munmap(base, length)
+            raise
+        try:
+            got = libc.mmap(place, size, _READ, _SHARED | _FIXED, fd, run.offset)
+        finally:
+            os.close(fd)  # the map stays
+        if got == _FAILED:  # too many maps, for example
+            libc.munmap(base, length)
+            return None
+        place += size
+    region = _Region(base, extents)
+    weakref.finalize(region, libc.munmap, base, length).atexit = False  # the process's end unmaps by itself
+    return region
+
+
+@cache
+def _libc() -> Any:
+    """The C library with typed mmap and munmap; None where raw maps are not to be relied on."""
+    if sys.platform not in ("linux", "darwin") or ctypes.sizeof(ctypes.c_void_p) != 8 or sys.byteorder != "little":
+        return None
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
+        libc.munmap.restype = ctypes.c_int
+        libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    except (OSError, AttributeError):
+        return None
+    return libc

@@ -1,0 +1,138 @@
+"""Sealed JSON: small files of plain values that carry the checksum of their own text.
+
+The text is one line: the canonical JSON (sorted keys, no spaces, ASCII) of the values, with one key
+put in front, ``checksum``, the SHA-256 of that JSON. Reading hashes the text that is there, so ten
+thousand of them are checked without writing each one again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from diffcache.cache.files.disk import read_small
+from diffcache.errors import CacheError, MissingError
+from diffcache.recipe import Plain, canonical_json
+
+MAX_BYTES = 256 * 2**20
+_HEAD, _DIGITS = '{"checksum":"', 64
+_HEX = re.compile("[0-9a-f]*")
+T = TypeVar("T")
+
+
+def seal(values: Mapping[str, Plain]) -> bytes:
+    """The text of a sealed file."""
+    assert values and "checksum" not in values, "the checksum is put in here"
+    body = canonical_json(dict(values))
+    return f'{_HEAD}{hashlib.sha256(body.encode()).hexdigest()}",{body[1:]}\n'.encode()
+
+
+def unseal(data: bytes, where: str | Path) -> dict[str, Plain]:
+    """The values back, ``checksum`` left out.
+
+    Raises:
+        CacheError: it is no sealed JSON, or was changed since it was written.
+    """
+    try:
+        text = data.decode("ascii")
+        if not text.endswith("\n"):
+            raise ValueError("it does not end with its line")
+        text = text[:-1]
+        digest, comma, rest = text[len(_HEAD) : len(_HEAD) + _DIGITS], len(_HEAD) + _DIGITS, text[len(_HEAD) + 66 :]
+        if not text.startswith(_HEAD) or text[comma : comma + 2] != '",':
+            raise ValueError("it does not begin with a checksum")
+        body = "{" + rest
+        if hashlib.sha256(body.encode()).hexdigest() != digest:
+            raise ValueError("its text is not what its checksum was taken of")
+        values = json.loads(body, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise CacheError(f"{where}: damaged: {str(error)[:200]}") from None
+    return values
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON value")
+
+
+def read_sealed(path: Path) -> dict[str, Plain]:
+    """The values of a sealed file.
+
+    Raises:
+        MissingError: it isn't there.
+        CacheError: it is damaged.
+    """
+    try:
+        data = read_small(path, limit=MAX_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingError(f"{path}: no such file") from None
+    except OSError as error:
+        raise CacheError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(data) > MAX_BYTES:
+        raise CacheError(f"{path}: damaged: a file of this kind has at most {MAX_BYTES} bytes")
+    return unseal(data, path)
+
+
+# --- checks of what was read --------------------------------------------------------------------
+
+
+def fields(values: Plain, where: str | Path, *names: str) -> dict[str, Any]:
+    """A dict with exactly these keys.
+
+    Raises:
+        CacheError: it is no dict, or has other keys.
+    """
+    if not isinstance(values, dict) or values.keys() != set(names):
+        found = sorted(map(str, values)) if isinstance(values, dict) else type(values).__name__
+        raise CacheError(f"{where}: damaged: expected the fields {sorted(names)}, found {found}")
+    return values
+
+
+def whole(value: Plain, where: str | Path, *, low: int = 0) -> int:
+    """A whole number of at least ``low`` and below 2**63."""
+    if type(value) is not int or not low <= value < 2**63:
+        raise CacheError(f"{where}: damaged: expected a whole number of at least {low}, found {value!r:.60}")
+    return value
+
+
+def text(value: Plain, where: str | Path) -> str:
+    """A text."""
+    if type(value) is not str:
+        raise CacheError(f"{where}: damaged: expected a text, found {value!r:.60}")
+    return value
+
+
+def name(value: Plain, where: str | Path) -> str:
+    """A text without zero bytes, which HDF5 cannot hold."""
+    if "\0" in text(value, where):
+        raise CacheError(f"{where}: damaged: expected a name without zero bytes, found {value!r:.60}")
+    return text(value, where)
+
+
+def digest(value: Plain, where: str | Path) -> str:
+    """A SHA-256 in hexadecimal."""
+    return digests([value], where)[0]
+
+
+def digests(values: list[Plain], where: str | Path) -> list[str]:
+    """SHA-256s in hexadecimal; all at once, since receipts hold many."""
+    if not all(type(value) is str and len(value) == _DIGITS for value in values) or not _HEX.fullmatch("".join(values)):
+        raise CacheError(f"{where}: damaged: expected 64 hexadecimal digits each, found {values!r:.200}")
+    return values
+
+
+def listed(value: Plain, where: str | Path, check: Callable[[Plain, str | Path], T]) -> tuple[T, ...]:
+    """A list whose items pass ``check``."""
+    if type(value) is not list:
+        raise CacheError(f"{where}: damaged: expected a list, found {value!r:.60}")
+    return tuple(check(item, where) for item in value)
+
+
+def mapping(value: Plain, where: str | Path) -> dict[str, Plain]:
+    """A dict of any plain values."""
+    if type(value) is not dict:
+        raise CacheError(f"{where}: damaged: expected a table, found {value!r:.60}")
+    return value

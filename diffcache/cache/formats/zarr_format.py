@@ -1,0 +1,269 @@
+"""Zarr version 3: a segment is a group, an array a folder of flat, uncompressed chunk files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffcache.cache.files import sealed
+from diffcache.cache.files.disk import allocate, read_small, require_room
+from diffcache.cache.files.extents import DTYPES, Extents, Run
+from diffcache.cache.formats.compressed import ZSTD
+from diffcache.cache.formats.protocol import ArraySpec, missing_library
+from diffcache.cache.layout import array_name, dimensions, segment_name
+from diffcache.cache.samples import Samples
+from diffcache.errors import CacheError
+from diffcache.recipe import Plain
+from diffcache.setting import Setting
+
+COMMITTED = ".committed"
+_OWN = ("zarr.json", "id", "label", "content_hash", "marked")
+_KEYS = {"name": "default", "separator": "."}
+_LEVEL = 5
+"""Of Blosc: 1 splits a chunk into blocks so small that little is gained."""
+
+
+class ZarrFormat:
+    """Stores as zarr hierarchies."""
+
+    name = "zarr"
+    folder = "features.zarr"
+
+    def create_root(self, draft: Path, header: Mapping[str, Plain]) -> None:
+        """The root group; its attributes are the header."""
+        draft.mkdir()
+        for name, data in self.root_files(header).items():
+            (draft / name).write_bytes(data)
+
+    def root_files(self, header: Mapping[str, Plain]) -> dict[str, bytes]:
+        """The group's ``zarr.json``, in the same bytes with any version of zarr."""
+        group = {"zarr_format": 3, "node_type": "group", "attributes": dict(header)}
+        return {"zarr.json": json.dumps(group, indent=2, allow_nan=False).encode()}
+
+    def create_segment(
+        self, draft: Path, samples: Samples, header: Mapping[str, Plain], *, segment: int
+    ) -> tuple[Extents, Extents]:
+        """The group: ``id`` and ``label``, coordinates of its xarray Dataset, ``content_hash`` and ``marked``."""
+        zarr, rows = _zarr(), len(samples)
+        group = zarr.create_group(draft, zarr_format=3, attributes={"coordinates": "id label"})
+        whole: dict[str, Any] = {"shape": (rows,), "chunks": (rows,), "dimension_names": ("sample",)}
+        whole |= {"compressors": None, "chunk_key_encoding": _KEYS, "config": {"write_empty_chunks": True}}
+        group.create_array("id", dtype=str, **whole)[:] = np.array(samples.ids, dtype=object)
+        names = {"class_names": list(samples.class_names)}
+        group.create_array("label", dtype="int64", attributes=names, **whole)[:] = samples.labels
+        content_hash, marked = self._segment_extents(segment, rows)
+        _create(zarr, draft / "content_hash", content_hash, ("sample", "byte"), {"algorithm": "sha256"})
+        _create(zarr, draft / "marked", marked, ("sample",), {})
+        return content_hash, marked
+
+    def locate_segment(self, root: Path, *, segment: int, rows: int) -> tuple[Extents, Extents]:
+        """The layout decides it alone."""
+        return self._segment_extents(segment, rows)
+
+    def _segment_extents(self, segment: int, rows: int) -> tuple[Extents, Extents]:
+        place = f"{self.folder}/{segment_name(segment)}"
+        return (
+            _extents(f"{place}/content_hash", "uint8", (rows, 32), rows),
+            _extents(f"{place}/marked", "uint8", (rows,), rows),
+        )
+
+    def create_array(
+        self, draft: Path, spec: ArraySpec, samples: Samples, header: Mapping[str, Plain]
+    ) -> tuple[Extents, Extents]:
+        """Two folders: the features, and which rows of them are committed."""
+        zarr, name = _zarr(), array_name(spec.setting)
+        features, committed = self._extents(spec)
+        require_room(draft, features.nbytes)
+        attributes = {**spec.attributes(), "fingerprint": header["fingerprint"]}
+        _create(zarr, draft / name, features, dimensions(spec.shape[1:]), attributes)
+        _create(zarr, draft / (name + COMMITTED), committed, ("sample",), {"setting": str(spec.setting)})
+        return features, committed
+
+    def locate_array(self, root: Path, spec: ArraySpec) -> tuple[Extents, Extents]:
+        """The layout decides it alone."""
+        return self._extents(spec)
+
+    def create_compressed(
+        self,
+        draft: Path,
+        spec: ArraySpec,
+        samples: Samples,
+        header: Mapping[str, Plain],
+        *,
+        chunk: int,
+        chunks: Iterable[np.ndarray[Any, Any]],
+    ) -> tuple[Extents, Extents]:
+        """The same two folders; zarr writes the chunk files of the features, all of them, in Blosc's format."""
+        zarr, name = _zarr(), array_name(spec.setting)
+        features, committed = self._extents(spec)
+        features = replace(features, chunk_rows=chunk, runs=())
+        attributes = {**spec.attributes(), "fingerprint": header["fingerprint"]}
+        codec = zarr.codecs.BloscCodec(cname=ZSTD, clevel=_LEVEL, shuffle="shuffle")
+        array = _create(zarr, draft / name, features, dimensions(spec.shape[1:]), attributes, codec=codec)
+        _create(zarr, draft / (name + COMMITTED), committed, ("sample",), {"setting": str(spec.setting)})
+        for number, values in enumerate(chunks):
+            array[number * chunk : number * chunk + len(values)] = values
+        return features, committed
+
+    def open_compressed(self, root: Path, spec: ArraySpec, *, chunk: int) -> _Chunks:
+        """Its chunk files, decoded by the library that zarr encodes them with."""
+        folder = root / self.folder / segment_name(spec.segment) / array_name(spec.setting)
+        return _Chunks(folder, np.dtype(DTYPES[spec.dtype]), (chunk, *spec.shape[1:]), spec.shape[0])
+
+    def _extents(self, spec: ArraySpec) -> tuple[Extents, Extents]:
+        place, rows = f"{self.folder}/{segment_name(spec.segment)}/{array_name(spec.setting)}", spec.shape[0]
+        features = _extents(place, spec.dtype, spec.shape, spec.step)
+        return features, _extents(place + COMMITTED, "uint8", (rows,), rows)
+
+    def read_spec(self, root: Path, setting: Setting, *, segment: int) -> ArraySpec:
+        """From the array's ``zarr.json``."""
+        path = root / self.folder / segment_name(segment) / array_name(setting) / "zarr.json"
+        try:
+            values = json.loads(read_small(path, limit=sealed.MAX_BYTES))
+            shape, dtype, block = values["shape"], values["data_type"], values["attributes"]["block"]
+            n, c, h, w = (int(size) for size in shape)
+            chunk = int(values["chunk_grid"]["configuration"]["chunk_shape"][0])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+            raise CacheError(f"{path}: damaged: {error}") from None
+        return ArraySpec(setting, str(block), str(dtype), (n, c, h, w), segment, chunk if 1 <= chunk <= n else None)
+
+    def own_entries(self, folder: Path) -> list[Path]:
+        """The group's own file, and the arrays that are not features."""
+        return [folder / name for name in _OWN]
+
+    def arrays(self, folder: Path) -> dict[str, list[Path]]:
+        """Every entry that is not the segment's own, under the name of its setting."""
+        found: dict[str, list[Path]] = {}
+        for path in sorted(folder.iterdir()):
+            if path.name not in _OWN:
+                found.setdefault(path.name.removesuffix(COMMITTED), []).append(path)
+        return found
+
+    def own_files(self, segment: int) -> list[str]:
+        """Each array's ``zarr.json`` and its one chunk, and the group's."""
+        place, chunks = (
+            f"{self.folder}/{segment_name(segment)}",
+            zip(_OWN[1:], ("c.0", "c.0", "c.0.0", "c.0"), strict=True),
+        )
+        files = [f"{place}/{name}/{file}" for name, chunk in chunks for file in ("zarr.json", chunk)]
+        return [f"{place}/zarr.json", *files]
+
+    def array_files(self, setting: Setting, *, segment: int, chunks: int) -> list[str]:
+        """A ``zarr.json`` and the chunks, of the features and of the committed bytes."""
+        place = f"{self.folder}/{segment_name(segment)}/{array_name(setting)}"
+        features = [f"{place}/c.{number}.0.0.0" for number in range(chunks)]
+        return [f"{place}/zarr.json", *features, f"{place}{COMMITTED}/zarr.json", f"{place}{COMMITTED}/c.0"]
+
+    def sample_tables(self, root: Path, *, segment: int) -> Iterator[tuple[list[str], list[int]]]:
+        """There is one copy."""
+        with suppress(CacheError):
+            yield self.read_samples(root, segment=segment)
+
+    def read_samples(self, root: Path, *, segment: int) -> tuple[list[str], list[int]]:
+        """Through zarr, once it is known that no more room is taken than the files have.
+
+        Version 3 alone is read: pickle is a codec of version 2.
+        """
+        place, zarr = root / self.folder / segment_name(segment), _zarr()
+        try:
+            group = zarr.open_group(place, mode="r", zarr_format=3)
+            ids, labels = group["id"], group["label"]
+            for array in (ids, labels):
+                if array.shape != array.chunks or array.ndim != 1 or array.shards or array.compressors or array.filters:
+                    raise ValueError(f"{array.name}: expected one chunk, not compressed, found chunks {array.chunks}")
+            read_small(place / "id" / "c.0", limit=0)
+            size = len(read_small(place / "label" / "c.0", limit=8 * labels.shape[0]))
+            if labels.dtype != np.int64 or size != 8 * labels.shape[0] or ids.shape != labels.shape:
+                raise ValueError(f"expected labels of type int64, one an id, found {labels.dtype} and {labels.shape}")
+            return [str(id_) for id_ in np.asarray(ids[:]).tolist()], np.asarray(labels[:]).tolist()
+        except Exception as error:  # of damaged metadata the library raises nearly anything
+            reason = (str(error) or type(error).__name__).splitlines()[0][:300]
+            raise CacheError(f"{place}: damaged: ids and labels cannot be read: {reason}") from None
+
+
+def _extents(place: str, dtype: str, shape: tuple[int, ...], chunk: int) -> Extents:
+    rest = ".0" * (len(shape) - 1)
+    starts = range(0, shape[0], chunk)
+    runs = (Run(f"{place}/c.{number}{rest}", 0, min(chunk, shape[0] - start)) for number, start in enumerate(starts))
+    return Extents(dtype, shape, chunk, tuple(runs))
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """The chunks of a compressed array.
+
+    Attributes:
+        folder: the array's.
+        type: of the values.
+        shape: (rows of a chunk, C, H, W).
+        rows: of the array.
+    """
+
+    folder: Path
+    type: np.dtype[Any]
+    shape: tuple[int, ...]
+    rows: int
+
+    def read(self, number: int) -> np.ndarray[Any, Any]:
+        """The rows of a chunk, read-only."""
+        from numcodecs import blosc
+
+        path = self.folder / f"c.{number}{'.0' * (len(self.shape) - 1)}"
+        out = np.empty(self.shape, self.type)
+        try:
+            data = path.read_bytes()
+            if int.from_bytes(data[4:8], "little") != out.nbytes:  # the frame's own word on what is in it
+                raise ValueError(f"it does not hold {out.nbytes} bytes")
+            blosc.decompress(data, out)
+        except (FileNotFoundError, NotADirectoryError):
+            raise CacheError(f"{path}: damaged: this file of features is missing") from None
+        except (ValueError, RuntimeError) as error:
+            raise CacheError(f"{path}: damaged: {error}") from None
+        out.setflags(write=False)
+        return out[: self.rows - number * self.shape[0]]
+
+
+def _create(
+    zarr: Any,
+    folder: Path,
+    extents: Extents,
+    names: tuple[str, ...],
+    attributes: Mapping[str, Plain],
+    *,
+    codec: Any = None,
+) -> Any:
+    """The array's ``zarr.json`` by zarr, its chunk files by us: all bytes allocated, so that none is lacking later.
+
+    With a codec there are no runs and no such files: whoever has the array writes its chunks, of zeros too.
+    """
+    array = zarr.create_array(
+        folder,
+        shape=extents.shape,
+        chunks=(extents.chunk_rows, *extents.shape[1:]),
+        dtype=extents.type,
+        filters=None,
+        compressors=codec,
+        config={"write_empty_chunks": True},
+        fill_value=0,
+        zarr_format=3,
+        chunk_key_encoding=_KEYS,
+        dimension_names=names,
+        attributes=dict(attributes),
+    )
+    for run in extents.runs:
+        allocate(folder / run.path.rsplit("/", 1)[1], extents.chunk_rows * extents.row_bytes)
+    return array
+
+
+def _zarr() -> Any:
+    try:
+        import zarr
+    except ImportError as error:
+        raise missing_library("zarr", error) from None
+    return zarr

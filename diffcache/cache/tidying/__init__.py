@@ -1,0 +1,1 @@
+"""What may be removed from a cache: stores, arrays, leftovers."""

@@ -1,0 +1,160 @@
+"""Removing stores, and settings of a store, so that a kill at any instant leaves nothing that is half there."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from diffcache.cache import catalog
+from diffcache.cache.features import listed
+from diffcache.cache.files.disk import flush_folder, make_folder, remove
+from diffcache.cache.files.lock import hold
+from diffcache.cache.formats.protocol import get_format
+from diffcache.cache.header import HEADER
+from diffcache.cache.layout import array_name, segment_name
+from diffcache.cache.part import revoke
+from diffcache.cache.store import LOCK, Store
+from diffcache.errors import CacheError, DiffcacheError, MissingError, NotCachedError
+from diffcache.events import OnEvent, ignore
+from diffcache.setting import Setting
+
+ROOT_LOCK = ".lock"
+"""Held by whoever makes or removes whole stores of a cache."""
+
+_PLACE = re.compile("[0-9a-f]{16}")
+
+
+def bytes_below(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; 0 where there is nothing."""
+    if not path.is_dir() or path.is_symlink():
+        with suppress(OSError):
+            return path.lstat().st_size
+        return 0
+    total = 0
+    for place, _, files in os.walk(path):
+        for file in files:
+            with suppress(OSError):  # gone meanwhile
+                total += os.lstat(os.path.join(place, file)).st_size  # noqa: PTH118 - many files
+    return total
+
+
+def setting_paths(store: Store, setting: Setting, *, segment: int) -> list[Path]:
+    """The files and folders that hold an array of a segment; none where there is no such array."""
+    format_ = get_format(store.format)
+    place = store.path / format_.folder / segment_name(segment)
+    return format_.arrays(place).get(array_name(setting), []) if place.is_dir() else []
+
+
+def setting_bytes(store: Store, settings: Iterable[Setting]) -> int:
+    """Bytes on the disk of the arrays of some settings."""
+    return sum(
+        bytes_below(path)
+        for setting in settings
+        for segment in store.segments
+        for path in setting_paths(store, setting, segment=segment.number)
+    )
+
+
+def remove_store(place: Store | Path, *, on_event: OnEvent = ignore) -> None:
+    """Remove a store of a cache, and the folders above it that are empty then.
+
+    It leaves its place in one step, so nobody sees half of it; who has mapped its features keeps them. What a kill
+    leaves is a ``.tmp-`` folder in the cache's root, which the next maker of a store removes.
+
+    Args:
+        place: the store, or its folder where it cannot be opened.
+        on_event: hears of waiting for another process that writes to it.
+
+    Raises:
+        MissingError: no store is there.
+        CacheError: the folder is not at a store's place in a cache.
+    """
+    path = place.path if isinstance(place, Store) else Path(place).absolute()
+    root = _root_of(path)
+    what = f"{path.parent.parent.name}/{path.parent.name} {path.name}"
+    with (
+        hold(path / LOCK, what=what, on_event=on_event),
+        hold(root / ROOT_LOCK, what=str(root), on_event=on_event),
+    ):
+        doomed = root / f".tmp-{secrets.token_hex(8)}"
+        path.rename(doomed)
+        flush_folder(path.parent)
+        flush_folder(root)
+        for folder in (path.parent, path.parent.parent):
+            with suppress(OSError):  # there are others in it
+                folder.rmdir()
+        remove(doomed)
+
+
+def _root_of(path: Path) -> Path:
+    """The cache's root; only what stands where a cache puts it is removed, since a whole folder goes."""
+    if not (path / HEADER).exists():
+        raise MissingError(f"{path}: no store is here (a store has a {HEADER})")
+    expected: tuple[str, ...] = (path.parent.parent.name, path.parent.name, path.name)
+    with suppress(DiffcacheError):  # a damaged store goes by its place alone
+        store = Store.open(path)
+        expected = (store.images, store.split, store.fingerprint[:16])
+    if path.parts[-3:] != expected or not _PLACE.fullmatch(path.name):
+        raise CacheError(
+            f"{path}: expected a store's place in a cache, CACHE/{'/'.join(expected)}; if this is a copy, delete the "
+            f"folder yourself"
+        )
+    return path.parents[2]
+
+
+def require_settings(store: Store, settings: Iterable[Setting]) -> None:
+    """Raise NotCachedError where a store has no array of a setting."""
+    lacking = sorted(set(settings) - set(store.settings))
+    if lacking:
+        raise NotCachedError(
+            f"{store.path}: there is no {', '.join(map(str, lacking[:8]))} to remove; {listed(store.settings)}"
+        )
+
+
+def remove_settings(store: Store, settings: Iterable[Setting], *, on_event: OnEvent = ignore) -> None:
+    """Remove the arrays of some settings; the store keeps its samples and all the rest.
+
+    Args:
+        store: the store.
+        settings: settings it has.
+        on_event: hears of waiting for another process that writes to it.
+
+    Raises:
+        NotCachedError: the store has no array of a setting.
+        DiskFullError: no room for a receipt of what remains.
+    """
+    chosen = frozenset(settings)
+    with store.writing(on_event=on_event):
+        require_settings(store, chosen)
+        # A kill in between leaves arrays without receipts, where nothing is committed, then arrays that are not
+        # listed, which the next writer removes.
+        for receipt in store.receipts:
+            named = chosen & receipt.settings.keys()
+            if named:
+                revoke(store, receipt, named)
+        for segment in store.segments:
+            gone = sorted(chosen & store.settings_by_segment[segment.number])
+            for setting in gone:
+                path = catalog.array_path(store.path, setting, segment=segment.number)
+                remove(path)
+                flush_folder(path.parent)
+            store.settings_by_segment[segment.number] -= chosen
+        for segment in store.segments:
+            for setting in sorted(chosen):
+                for path in setting_paths(store, setting, segment=segment.number):
+                    _discard(store, path)
+        store.refresh()
+
+
+def _discard(store: Store, path: Path) -> None:
+    """Out of the readers' sight in one step, then removed."""
+    tmp = store.path / "tmp"
+    make_folder(tmp)
+    doomed = tmp / f"{secrets.token_hex(8)}.{path.name[:100]}"
+    path.rename(doomed)
+    flush_folder(path.parent)
+    remove(doomed)

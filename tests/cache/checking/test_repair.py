@@ -1,0 +1,368 @@
+"""Repair: what can be made again is, what is bad is missing afterwards, and nothing whole is lost."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffcache.cache import Cache, Receipt, RowRange, Samples, Store, catalog, layout, open_cache, sealed
+from diffcache.cache.checking.repair import UNKNOWN_REASON, Repair, repair_store
+from diffcache.cache.checking.verify import verify_store
+from diffcache.cache.files.extents import RawFiles
+from diffcache.errors import CacheError, MissingError
+from tests.cache.toy import CLASSES, LARGE, OTHER, ROWS, SHAPES, SMALL, create, fill, hashes, samples, values
+
+GROWN = 700
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "CHUNK_BYTES", 48 * 1024)
+
+
+@pytest.fixture(params=["zarr", "hdf5"])
+def format(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def store(tmp_path: Path, format: str) -> Store:
+    """Two segments, complete, with a mark in each, made before the rows."""
+    _, store = create(tmp_path, format)
+    with store.writing() as writer:
+        writer.add_segment(samples(GROWN, first=ROWS))
+        writer.mark({7: "cannot be decoded", ROWS + 1: "gone"})
+    fill(store, [LARGE, SMALL, OTHER])
+    return store
+
+
+@pytest.fixture
+def whole(store: Store) -> dict[str, bytes]:
+    return contents(store)
+
+
+def contents(store: Store) -> dict[str, bytes]:
+    return {
+        path.relative_to(store.path).as_posix(): path.read_bytes()
+        for path in sorted(store.path.rglob("*"))
+        if path.is_file() and path.name != "lock"
+    }
+
+
+def flip(path: Path, at: int = -1) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def all_samples() -> Samples:
+    return samples(ROWS + GROWN)
+
+
+def content_hash_of(rows: Sequence[int]) -> np.ndarray[Any, Any]:
+    return hashes(len(rows), first=rows[0])
+
+
+def repaired(store: Store, **options: Any) -> Repair:
+    """A repair after which nothing is damaged, and whose word on what is missing is right."""
+    done = repair_store(store.path, **options)
+    assert done.left == ()
+    found = verify_store(store.path)
+    assert (found.damage, found.behind) == ((), ())
+    assert found.missing == done.missing
+    again = repair_store(store.path)
+    assert (again.found, again.done) == ((), ())
+    return done
+
+
+def features(store: Store, setting: Any) -> np.ndarray[Any, Any]:
+    cache: Cache = open_cache(store.path.parents[2])
+    return cache.features(images="toys", split="train", setting=setting)[:]
+
+
+def expected(setting: Any) -> bytes:
+    data = values(setting, ROWS + GROWN)
+    data[[7, ROWS + 1]] = 0
+    return data.tobytes()
+
+
+def folder(store: Store, segment: int = 0) -> Path:
+    return store.path / f"features.{store.format}" / f"segment-{segment:05d}"
+
+
+def data_file(store: Store, name: str = "t90.b24.pool2", segment: int = 0) -> Path:
+    path = folder(store, segment) / name
+    return path / "zarr.json" if store.format == "zarr" else path.with_name(f"{name}.h5")
+
+
+def test_nothing_to_do(store: Store, whole: dict[str, bytes]) -> None:
+    assert repaired(store).missing == {}
+    assert contents(store) == whole
+
+
+def test_a_bit_of_a_feature_costs_its_range_of_its_setting(store: Store) -> None:
+    run = store.array(SMALL, segment=0).features.runs[0]
+    flip(store.path / run.path, run.offset + 5)
+    assert repaired(store).missing == {SMALL: (RowRange(0, 0, 1024),)}
+    fill(Store.open(store.path), [SMALL])
+    assert verify_store(store).ok
+    for setting in SHAPES:
+        assert features(store, setting).tobytes() == expected(setting)
+
+
+@pytest.mark.parametrize("what", ["flip", "delete", "cut"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "store.json",
+        "segments/segment-00000.json",
+        "segments/segment-00001.json",
+        "arrays/segment-00001/t90.b24.pool2.json",
+    ],
+)
+def test_listings_are_made_again(store: Store, whole: dict[str, bytes], name: str, what: str) -> None:
+    path = store.path / name
+    if what == "flip":
+        flip(path, 100)
+    elif what == "delete":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:50])
+    assert repaired(store).missing == {}
+    assert contents(store) == whole
+
+
+def test_two_listings_that_were_swapped(store: Store, whole: dict[str, bytes]) -> None:
+    one, two = (catalog.segment_path(store.path, number) for number in (0, 1))
+    one.rename(store.path / "x")
+    two.rename(one)
+    (store.path / "x").rename(two)
+    assert repaired(store).missing == {}
+    assert contents(store) == whole
+
+
+def test_root_files(store: Store, whole: dict[str, bytes]) -> None:
+    if store.format == "hdf5":
+        pytest.skip("it has none")
+    flip(folder(store).parent / "zarr.json", 40)
+    assert repaired(store).missing == {}
+    assert contents(store) == whole
+
+
+@pytest.mark.parametrize("setting", [LARGE, OTHER])
+def test_metadata_of_an_array(store: Store, whole: dict[str, bytes], setting: Any) -> None:
+    path = data_file(store, layout.array_name(setting), segment=1)
+    flip(path, 80)
+    assert repaired(store).missing == {}
+    assert contents(store) == whole
+
+
+def test_an_array_without_listing_and_with_bad_metadata(store: Store, whole: dict[str, bytes]) -> None:
+    flip(data_file(store, segment=1), 80)
+    catalog.array_path(store.path, LARGE, segment=1).unlink()
+    assert repaired(store).missing == {}
+    assert contents(store) == whole
+
+
+def test_a_file_that_is_cut_off_keeps_what_is_left_of_it(store: Store) -> None:
+    array = store.array(LARGE, segment=0).features
+    path, offset, *_ = next(array.pieces(2100, 2101))
+    with (store.path / path).open("r+b") as file:
+        file.truncate(offset)
+    missing = repaired(store).missing
+    assert missing == {LARGE: (RowRange(0, 2048, ROWS),)}
+    fill(Store.open(store.path), [LARGE])
+    assert features(store, LARGE).tobytes() == expected(LARGE)
+
+
+def test_an_array_that_is_gone(store: Store) -> None:
+    for path in folder(store, 1).glob("t90.b24.pool2*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert repaired(store).missing == {LARGE: (RowRange(1, 0, GROWN),)}
+
+
+def test_a_segment_that_is_gone(store: Store) -> None:
+    shutil.rmtree(folder(store, 1))
+    assert repair_store(store.path).left  # nothing knows its ids any more
+    done = repaired(store, samples=all_samples())
+    assert set(done.missing) == set(SHAPES)
+    assert all(ranges == (RowRange(1, 0, GROWN),) for ranges in done.missing.values())
+    assert Store.open(store.path).samples().ids == all_samples().ids
+
+
+@pytest.mark.parametrize("segment", [0, 1])
+def test_ids_and_labels(store: Store, whole: dict[str, bytes], segment: int) -> None:
+    path = folder(store, segment) / ("label/c.0" if store.format == "zarr" else "samples.h5")
+    position = 0 if store.format == "zarr" else path.read_bytes().index(b"0/" if segment == 0 else b"2/")
+    flip(path, position)
+    if store.format == "zarr":  # HDF5 has them in every file
+        done = repair_store(store.path)
+        assert len(done.left) == 1
+        assert "with the images at hand" in done.left[0]
+        wrong = Samples([f"{i}.png" for i in range(ROWS + GROWN)], np.zeros(ROWS + GROWN, np.int64), CLASSES)
+        assert repair_store(store.path, samples=wrong).left
+        assert repaired(store, samples=all_samples()).missing == {}
+    else:
+        assert repaired(store).missing == {}
+    assert contents(store) == whole
+
+
+def test_content_hashes_from_the_images(store: Store, whole: dict[str, bytes]) -> None:
+    run = store.segments[1].content_hash.runs[0]
+    flip(store.path / run.path, run.offset + 64)
+    assert repaired(store, content_hash_of=content_hash_of).missing == {}
+    assert contents(store) == whole
+
+
+@pytest.mark.parametrize("images", [None, lambda rows: content_hash_of(rows) + 1])
+def test_content_hashes_that_nobody_knows(store: Store, images: Any) -> None:
+    run = store.segments[0].content_hash.runs[0]
+    flip(store.path / run.path, run.offset + 32 * 1100)
+    missing = repaired(store, content_hash_of=images).missing
+    assert missing == dict.fromkeys(sorted(SHAPES), (RowRange(0, 1024, 2048),))
+
+
+class TestReceipts:
+    def test_a_damaged_one_goes(self, store: Store) -> None:
+        receipt = next(one for one in store.receipts if OTHER in one.settings)
+        flip(receipt.path(store.path))
+        assert repaired(store).missing == {OTHER: (receipt.rows,)}
+
+    def test_one_that_claims_what_another_holds(self, store: Store, whole: dict[str, bytes]) -> None:
+        """An edited receipt of other settings, under a valid seal and the right name: the true one stays."""
+        one = next(one for one in store.receipts if OTHER in one.settings)
+        values = sealed.read_sealed(one.path(store.path))
+        values["settings"], values["t"], values["draw"] = {str(SMALL): "0" * 64}, 90, 0
+        values["statistics"] = {}
+        edited = Receipt.unseal(sealed.seal(values), "edited")
+        edited.path(store.path).write_bytes(edited.seal())
+        assert repaired(store).missing == {}
+        assert contents(store) == whole
+
+    def test_one_with_other_content(self, store: Store) -> None:
+        one = next(one for one in store.receipts if OTHER in one.settings)
+        values = sealed.read_sealed(one.path(store.path))
+        values["content"] = "0" * 64
+        one.path(store.path).write_bytes(sealed.seal(values))
+        assert repaired(store).missing == {OTHER: (one.rows,)}
+
+
+class TestMarks:
+    def test_the_bytes_by_the_record(self, store: Store, whole: dict[str, bytes]) -> None:
+        run = store.segments[0].marked.runs[0]
+        flip(store.path / run.path, run.offset + 9)
+        flip(store.path / run.path, run.offset + 7)
+        assert repaired(store).missing == {}
+        assert contents(store) == whole
+
+    @pytest.mark.parametrize("gone", [True, False])
+    @pytest.mark.parametrize("byte", [None, 7, 9])
+    def test_the_record_by_the_rows(self, store: Store, gone: bool, byte: int | None) -> None:
+        """Even where a byte says too much or too little: marked rows are zeros."""
+        path, run = catalog.marks_path(store.path, 0), store.segments[0].marked.runs[0]
+        path.unlink() if gone else flip(path, 90)
+        if byte is not None and not (gone and byte == 7):  # no record and no byte: as if it never had been
+            flip(store.path / run.path, run.offset + byte)
+        assert repaired(store).missing == {}
+        assert Store.open(store.path).marks == {7: UNKNOWN_REASON, ROWS + 1: "gone"}
+
+    def test_a_byte_without_a_record(self, store: Store, whole: dict[str, bytes]) -> None:
+        """The row has features, so the byte is what is wrong."""
+        with store.writing() as writer:
+            writer.add_segment(samples(100, first=ROWS + GROWN))
+        fill(store, [LARGE])
+        before = contents(store)
+        run = store.segments[2].marked.runs[0]
+        flip(store.path / run.path, run.offset + 5)
+        repair_store(store.path)
+        assert contents(store) == before
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "link"])
+@pytest.mark.parametrize("place", [".", "tmp", "receipts/segment-00000", "SEGMENT", "lock", "segments"])
+def test_foreign_things_are_put_aside(store: Store, whole: dict[str, bytes], place: str, what: str) -> None:
+    parent = folder(store) if place == "SEGMENT" else store.path / place
+    path = parent / "mine" if place in (".", "SEGMENT") or "/" in place else parent
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    if what == "link":
+        path.symlink_to("/nowhere")
+    elif what == "file" and place != "lock":
+        path.write_text("mine")
+    else:
+        path.mkdir()
+        (path / "inside").write_text("mine")
+    done = repaired(store)
+    assert done.missing == {}
+    if not (what == "folder" and place in ("tmp", "segments")):  # what is in them then is
+        name = f"toys.train.{store.fingerprint[:16]}/{path.relative_to(store.path).as_posix()}"
+        aside = store.path.parents[2] / ".foreign" / name
+        assert aside.is_symlink() if what == "link" else aside.exists()
+    assert {name: data for name, data in contents(store).items() if not name.startswith("tmp/")} == whole
+
+
+def test_what_a_killed_writer_left_behind(store: Store, whole: dict[str, bytes]) -> None:
+    with RawFiles(store.path) as files:
+        files.write(store.array(LARGE, segment=0).committed, 1024, np.zeros(1024, np.uint8))
+        files.write(store.segments[0].marked, 7, np.zeros(1, np.uint8))
+    repaired(store)
+    assert contents(store) == whole
+
+
+def test_nothing_says_what_it_is(store: Store) -> None:
+    for path in (store.path / "store.json", *(store.path / "segments").iterdir()):
+        path.unlink()
+    before = contents(store)
+    with pytest.raises(CacheError, match=r"cannot be repaired.*extract it again"):
+        repair_store(store.path)
+    assert contents(store) == before
+
+
+def test_no_store(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="no store is here"):
+        repair_store(tmp_path)
+    with pytest.raises(MissingError, match="no such folder"):
+        repair_store(tmp_path / "x")
+
+
+class TestWritingToADamagedStore:
+    """A writer that comes before the repair takes nothing away."""
+
+    def test_a_segment_that_is_not_listed(self, store: Store) -> None:
+        catalog.segment_path(store.path, 1).unlink()
+        before = contents(store)
+        with (
+            pytest.raises(CacheError, match="is not listed, and rows of it are committed; repair"),
+            Store.open(store.path).writing(),
+        ):
+            pass
+        assert contents(store) == before
+        assert repaired(store).missing == {}
+
+    def test_a_record_of_marks_that_is_gone(self, store: Store) -> None:
+        catalog.marks_path(store.path, 0).unlink()
+        with Store.open(store.path).writing():
+            pass
+        repaired(store)
+        assert set(Store.open(store.path).marks) == {7, ROWS + 1}
+
+    def test_an_array_that_is_not_listed_and_damaged(self, store: Store, whole: dict[str, bytes]) -> None:
+        """It isn't listed again with the damage as what it should be."""
+        catalog.array_path(store.path, LARGE, segment=0).unlink()
+        if store.format == "zarr":
+            path = data_file(store)
+            path.write_bytes(path.read_bytes().replace(b'"output_blocks.4"', b'"output_blocks.5"'))
+        else:
+            flip(data_file(store), data_file(store).read_bytes().index(b"0/"))  # an id
+        before = contents(store)
+        with pytest.raises(CacheError, match=r"damaged.*; repair the store with"), Store.open(store.path).writing():
+            pass
+        assert contents(store) == before
+        assert repaired(store).missing == {}
+        assert contents(store) == whole
