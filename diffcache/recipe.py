@@ -13,13 +13,16 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from diffcache.errors import CacheError
+from diffcache.errors import CacheError, brief
 
 Plain = Any
 """A value that JSON holds: None, bool, int, float, str, list or dict of those."""
 
 RECIPE_VERSION = 1
 """Raised when the code comes to compute other features from the same recipe."""
+
+DTYPES = ("float16", "float32")
+"""Types that features are stored in."""
 
 FORMAT_VERSION = 1
 """Raised when the files of a store come to mean something else; FORMAT.md specifies this one."""
@@ -66,12 +69,17 @@ class Recipe:
         """The recipe back from :meth:`plain`.
 
         Raises:
-            CacheError: a field is missing or unknown.
+            CacheError: a field is missing or unknown, or holds something of another type.
         """
         names = {field.name for field in fields(cls)}
         if not isinstance(values, Mapping) or set(values) != names:
-            found = sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
+            found = brief(sorted(map(str, values))) if isinstance(values, Mapping) else type(values).__name__
             raise CacheError(f"{where}: expected a recipe with the fields {sorted(names)}, found {found}")
+        for name, (kind, expected) in _TYPES.items():
+            if not isinstance(values[name], kind) or isinstance(values[name], bool):
+                raise CacheError(f"{where}: {name} of the recipe: expected {expected}, found {brief(values[name])}")
+        if values["dtype"] not in DTYPES:
+            raise CacheError(f"{where}: dtype of the recipe: expected one of {DTYPES}, found {brief(values['dtype'])}")
         return cls(**values)
 
     @cached_property
@@ -99,6 +107,24 @@ class Recipe:
             for name in sorted(here.keys() | there.keys())
             if here.get(name) != there.get(name)
         ]
+
+
+_OBJECT, _MAYBE_OBJECT = (Mapping, "a table"), (Mapping | None, "a table or nothing")
+_TEXT, _NUMBER = (str, "a text"), (int, "a whole number")
+_TYPES: Mapping[str, tuple[Any, str]] = {
+    "backbone": _TEXT,
+    "architecture": _OBJECT,
+    "weights": (str | None, "a text or nothing"),
+    "schedule": _MAYBE_OBJECT,
+    "preprocessing": _OBJECT,
+    "conditioning": _MAYBE_OBJECT,
+    "augmentation": _MAYBE_OBJECT,
+    "seed": _NUMBER,
+    "precision": _TEXT,
+    "dtype": _TEXT,
+    "version": _NUMBER,
+    "format_version": _NUMBER,
+}
 
 
 def canonical_json(value: Plain) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffcache.errors import CacheError
-from diffcache.recipe import RECIPE_VERSION, Recipe, canonical_json
+from diffcache.recipe import FORMAT_VERSION, RECIPE_VERSION, Recipe, canonical_json
 
 BASE: dict[str, Any] = {
     "backbone": "adm",
@@ -26,6 +26,7 @@ BASE: dict[str, Any] = {
     "precision": "bf16",
     "dtype": "float16",
     "version": 1,
+    "format_version": 1,
 }
 OTHER: dict[str, Any] = {
     "backbone": "pixels",
@@ -39,6 +40,7 @@ OTHER: dict[str, Any] = {
     "precision": "fp32",
     "dtype": "float32",
     "version": 2,
+    "format_version": 2,
 }
 
 
@@ -47,12 +49,12 @@ def test_pinned() -> None:
     assert Recipe(**BASE).fingerprint == PINNED
 
 
-PINNED = "31528b80a3f85e170c4be74d5755d5c583dbc5b298f4750ce859defb614b8a5a"
+PINNED = "ce26ff6007c6a942cb9bb1c1c7bcf535f1fd287f13c1194f80d1082e42473cf3"
 
 
 def test_the_fields_of_these_tests_are_all_there_are() -> None:
     assert [field.name for field in fields(Recipe)] == list(BASE) == list(OTHER)
-    assert Recipe(**{**BASE, "version": RECIPE_VERSION}).fingerprint == PINNED
+    assert Recipe(**{**BASE, "version": RECIPE_VERSION, "format_version": FORMAT_VERSION}).fingerprint == PINNED
 
 
 @pytest.mark.parametrize("name", OTHER)

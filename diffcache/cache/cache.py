@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,16 @@ from diffcache.cache.derived import open_features
 from diffcache.cache.display.html import cache_html
 from diffcache.cache.features import Features, listed
 from diffcache.cache.files import sealed
-from diffcache.cache.files.disk import disk_full, flush_tree, make_folder, move_in, remove, write_whole
+from diffcache.cache.files.disk import (
+    DRAFT,
+    disk_full,
+    draft_name,
+    flush_tree,
+    make_folder,
+    move_in,
+    remove,
+    write_whole,
+)
 from diffcache.cache.files.lock import hold
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.header import HEADER, Header
@@ -24,8 +32,6 @@ from diffcache.errors import CacheError, DiffcacheError, MissingError, NotCached
 from diffcache.events import OnEvent, ignore
 from diffcache.recipe import Recipe
 from diffcache.setting import Setting
-
-_DRAFT = ".tmp-"
 
 
 def open_cache(root: str | Path, *, create: bool = False) -> Cache:
@@ -221,12 +227,15 @@ class Cache:
                 created_by=__version__,
             )
             with hold(self.root / ".lock", what=str(self.root), on_event=on_event):
-                for left in self.root.glob(f"{_DRAFT}*"):  # nobody else makes stores now, so they are of killed makers
+                for left in self.root.glob(f"{DRAFT}*"):  # nobody else makes stores now, so they are of killed makers
                     remove(left)
                 if place.exists() and not (place / HEADER).exists():
-                    raise CacheError(f"{place}: damaged: its {HEADER} is gone; delete the folder to extract it again")
+                    raise CacheError(
+                        f"{place}: damaged: its {HEADER} is gone; `diffcache verify --repair {place}` makes it again "
+                        f"from what the segments say"
+                    )
                 if not place.exists():
-                    _build(self.root / f"{_DRAFT}{secrets.token_hex(8)}", place, header, samples)
+                    _build(self.root / draft_name(), place, header, samples)
         store = Store.open(place)
         _require_same(store, recipe, samples, format)
         return store

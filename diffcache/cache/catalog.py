@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from diffcache.cache.files import sealed
 from diffcache.cache.files.disk import read_small
 from diffcache.cache.files.extents import Extents
+from diffcache.cache.formats.compressed import MOST_BYTES
 from diffcache.cache.formats.protocol import ArraySpec
 from diffcache.cache.layout import (
     RowRange,
@@ -28,6 +30,8 @@ from diffcache.recipe import FORMAT_VERSION, Plain
 from diffcache.setting import Setting
 
 SEGMENTS, ARRAYS, MARKS = "segments", "arrays", "marks"
+_FEW_ROWS = 1 << 16
+"""So many rows may be claimed without the bytes of them: they cost little."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ class Segment:
             raise CacheError(f"{path}: damaged: the content hashes are not uint8 ({segment.rows}, 32)")
         if (segment.marked.shape, segment.marked.dtype) != ((segment.rows,), "uint8"):
             raise CacheError(f"{path}: damaged: the marks are not uint8 ({segment.rows},)")
+        _require_bytes(path, segment)
         return segment
 
 
@@ -143,6 +148,9 @@ class StoredArray:
             raise CacheError(f"{path}: damaged: expected features of type {dtype}, found {features.dtype}")
         if committed.shape != (segment.rows,) or committed.dtype != "uint8":
             raise CacheError(f"{path}: damaged: the committed bytes are not uint8 ({segment.rows},)")
+        if compressed and features.chunk_rows * features.row_bytes > MOST_BYTES:
+            found = f"{features.chunk_rows} rows of {features.row_bytes} bytes"
+            raise CacheError(f"{path}: damaged: a compressed chunk has at most {MOST_BYTES} bytes, found {found}")
         n, c, h, w = features.shape
         block, step = sealed.name(values["block"], path), features.chunk_rows
         spec = ArraySpec(setting, block, features.dtype, (n, c, h, w), segment.number, step)
@@ -154,6 +162,34 @@ def _versioned(path: Path, *names: str) -> dict[str, Plain]:
     if values.get("format_version") != FORMAT_VERSION:
         raise CacheError(f"{path}: expected format {FORMAT_VERSION}, found {values.get('format_version')!r:.40}")
     return sealed.fields(values, path, "format_version", *names)
+
+
+def _require_bytes(path: Path, segment: Segment) -> None:
+    """Refuse a number of rows that no file bears out: what is done for each row would not end.
+
+    The content hashes alone have 32 bytes a row. Where these are damaged, whatever the segment has there counts.
+    """
+    needed = segment.content_hash.nbytes
+    if segment.rows <= _FEW_ROWS:
+        return
+    root = path.parent.parent
+    places = {root / run.path for run in segment.content_hash.runs}
+    if sum(map(_size, places)) < needed and _segment_bytes(root, segment) < needed:
+        raise CacheError(f"{path}: damaged: its files are too small to be of {segment.rows} rows")
+
+
+def _segment_bytes(root: Path, segment: Segment) -> int:
+    """Bytes of all files in a segment's folder of features."""
+    folder = root / PurePosixPath(*PurePosixPath(segment.content_hash.runs[0].path).parts[:2])
+    return sum(_size(Path(place, name)) for place, _, names in os.walk(folder) for name in names)
+
+
+def _size(path: Path) -> int:
+    try:
+        facts = path.lstat()
+    except (OSError, ValueError):
+        return 0
+    return facts.st_size if stat.S_ISREG(facts.st_mode) else 0
 
 
 def segment_path(root: Path, segment: int) -> Path:

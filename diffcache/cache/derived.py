@@ -99,6 +99,9 @@ class DerivedFeatures(Features):
     def _row(self, row: int) -> Array:
         return np.asarray(self.gather([row])[0])
 
+    def _open(self) -> None:
+        self._stored._open()
+
     def _fill(self, rows: np.ndarray[Any, np.dtype[np.intp]], out: Array) -> Array:
         row_shape = super().shape[1:]
         step = max(1, _PIECE_BYTES // (int(np.prod(row_shape)) * self.dtype.itemsize))

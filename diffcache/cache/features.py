@@ -226,11 +226,16 @@ class Features:
         if index.ndim != 1:
             raise IndexError(f"gather takes one row number after another, got an array of shape {index.shape}")
         shape = (len(index), *self.shape[1:])
+        self._open()  # so that the files are known to hold such rows before room is taken for them
         if out is None:
             out = np.empty(shape, self.dtype)
         elif out.shape != shape or out.dtype != self.dtype:
             raise ValueError(f"out: expected {shape} of {self.dtype}, got {out.shape} of {out.dtype}")
         return self._fill(index, out)
+
+    def _open(self) -> None:
+        """Map the rows, or open what decodes them."""
+        self.blocks  # noqa: B018 - it is kept
 
     def _fill(self, rows: np.ndarray[Any, np.dtype[np.intp]], out: Array) -> Array:
         """Rows in range into ``out``, which fits them."""

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffcache.cache.catalog import StoredArray
-from diffcache.cache.files.disk import read_into
+from diffcache.cache.files.disk import plain_file, read_into
 from diffcache.cache.files.extents import Extents
+from diffcache.cache.files.mapping import check_sizes
 from diffcache.cache.formats.protocol import Format, get_format
 from diffcache.cache.layout import RowRange
 from diffcache.cache.receipts import binding
@@ -61,6 +62,7 @@ def read_raw(root: Path, extents: Extents, start: int, stop: int, *, buffer: mem
         CacheError: a file is missing, cannot be read, or ends too early.
     """
     for path, offset, first, end in extents.pieces(start, stop):
+        plain_file(root, path)
         fd = open_file(root / path)
         try:
             at, last = offset, offset + (end - first) * extents.row_bytes
@@ -117,6 +119,8 @@ def copy_rows(store: Store, array: StoredArray, start: int, stop: int) -> np.nda
         CacheError: a file is missing, too short, or cannot be decoded.
         DependencyError: the library that decodes it is not installed.
     """
+    if array.features.runs:
+        check_sizes(store.path, array.features, start, stop)
     out = np.empty((stop - start, *array.features.shape[1:]), array.features.type)
     view, at = out.reshape(-1).view(np.uint8).data, 0
     some, buffer = RowRange(array.spec.segment, start, stop), memoryview(bytearray(PIECE))

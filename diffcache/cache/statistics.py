@@ -89,7 +89,7 @@ def _checked(part: Mapping[str, Plain]) -> Moments:
     found: Moments = {}
     for name in ("count", "saturated"):
         value = part.get(name, 0 if name == "saturated" else None)
-        if type(value) is not int or value < 0:
+        if type(value) is not int or not 0 <= value < 2**63:
             raise CacheError(f"statistics: {name}: expected a whole number of at least 0, found {value!r:.60}")
         found[name] = value
     for name in ("min", "max", "mean", "variance") if found["count"] else ():

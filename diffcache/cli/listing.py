@@ -220,6 +220,8 @@ def show_stores(which: str | None, root: str) -> None:
     for store in stores:
         try:
             _show(store)
+        except BrokenPipeError:  # of standard output, as with `| head`
+            raise
         except DiffcacheError as error:
             damaged.append(str(error))
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from dataclasses import asdict
@@ -11,7 +12,7 @@ import torch
 
 from diffcache.errors import HeadError
 from diffcache.events import Notice, OnEvent, Progress
-from diffcache.heads.files import write_bytes, write_whole
+from diffcache.heads.files import write_bytes
 from diffcache.heads.runs import METRICS, STATE
 from diffcache.heads.training import Trainer
 
@@ -79,7 +80,9 @@ class Session:
 
     def _save(self, trainer: Trainer) -> None:
         state = {"trainer": trainer.state(), "seconds": self.seconds}
-        write_whole(self.folder / STATE, lambda file: torch.save(state, file))
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_bytes(self.folder / STATE, buffer.getvalue())
 
     def _write_metrics(self, trainer: Trainer) -> None:
         # Epochs after the last state are trained again: their lines go.

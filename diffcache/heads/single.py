@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import diffcache
+from diffcache.cache.files.lock import hold
 from diffcache.compute import device_facts, resolve_device, resolve_precision
 from diffcache.config import HeadConfig, head_fields
 from diffcache.events import Notice, OnEvent, ignore
@@ -26,7 +27,7 @@ from diffcache.heads.features import (
     marks_notice,
     usable_rows,
 )
-from diffcache.heads.files import alone, write_arrays, write_json
+from diffcache.heads.files import drop_drafts, write_arrays, write_json
 from diffcache.heads.models import build_head, parameter_count
 from diffcache.heads.runs import (
     PREDICTIONS,
@@ -116,11 +117,12 @@ def train_head(
     work = parameter_count(head) * positions * min(config.batch_size, len(split.train))
     folder.mkdir(parents=True, exist_ok=True)
     with (
-        alone(folder, on_wait=lambda: on_event(Notice(f"{where}: another process trains this run; waiting for it"))),
+        hold(folder / ".lock", what=where, on_event=on_event),
         threads_for(work, device=device),
     ):
         if is_complete(folder):
             return load_run(folder, reused=True)
+        drop_drafts(folder)
         for line in _remarks(train, test, draws):
             on_event(Notice(line))
         session = Session(folder, where=where, save_seconds=save_seconds, on_event=on_event)

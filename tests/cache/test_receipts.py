@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcache.cache import Receipt, RowRange, sealed
+from diffcache.cache import Receipt, RowRange
 from diffcache.cache.catalog import Ledger, Segment, read_marks, read_segments
+from diffcache.cache.files import sealed
 from diffcache.cache.files.extents import Extents, Run
 from diffcache.errors import CacheError
 from diffcache.setting import Pass, Setting

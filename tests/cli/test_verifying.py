@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffcache.cache import Store, open_cache, sealed
+from diffcache.cache import Store, open_cache
+from diffcache.cache.files import sealed
 from tests import tiny
 
 

@@ -36,9 +36,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from diffcache.cache import Store, layout, open_cache, sealed
+from diffcache.cache import Store, layout, open_cache
 from diffcache.cache.checking.repair import UNKNOWN_REASON, repair_store
 from diffcache.cache.checking.verify import verify_store
+from diffcache.cache.files import sealed
 from diffcache.cache.files.mapping import map_blocks
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.layout import segment_name

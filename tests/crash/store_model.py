@@ -44,10 +44,6 @@ from diffcache.cache.statistics import combine, measure
 from diffcache.recipe import Recipe
 from diffcache.setting import Setting
 
-# several chunks and ranges out of few rows
-layout.CHUNK_BYTES = 8 * 1024
-layout.RANGE_ROWS = 64
-
 RECIPE = Recipe("toy", {"width": 8}, None, {"steps": 1000}, {"image_size": 8})
 CLASSES = ("cat", "dog", "owl")
 FIRST, GROWTH = 300, 130
@@ -58,6 +54,11 @@ MARKED = {77: "cannot be decoded"}
 MARKED_LATER = {5: "changed since", FIRST + 3: "cannot be decoded", FIRST + 129: "is gone"}
 ZEROS = tuple(row for row in MARKED_LATER if row >= FIRST)
 """Rows that are marked before they are written."""
+
+
+def small() -> None:
+    """Several chunks and ranges out of few rows, in this process; a test that imports this module keeps its own."""
+    layout.CHUNK_BYTES, layout.RANGE_ROWS = 8 * 1024, 64
 
 
 # --- what is written: a function of its place alone -------------------------------------------
@@ -351,6 +352,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     draw = random.Random(options.seed)
+    small()
 
     import h5py  # noqa: F401 - once, before the forks
     import zarr  # noqa: F401

@@ -76,6 +76,7 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 from diffcache.errors import DiskFullError
 from tests.crash import store_model
+store_model.small()
 try:
     store_model.run(Path(sys.argv[1]), sys.argv[2])
 except DiskFullError as error:

@@ -177,6 +177,7 @@ def slow(self, *args, **kwargs):
     return receipt
 
 part.Part.commit = slow
+store_model.small()
 store_model.run(Path(sys.argv[1]), sys.argv[2])
 """
 

@@ -12,7 +12,8 @@ import hashlib
 import sys
 from pathlib import Path
 
-from diffcache.cache import Cache, RowRange, Samples, Writer, compressed, convert_store, layout, open_cache
+from diffcache.cache import Cache, RowRange, Samples, Writer, convert_store, layout, open_cache
+from diffcache.cache.formats import compressed
 from diffcache.recipe import Recipe
 from diffcache.setting import Setting
 from tests.format import known

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffcache.cache import Features, Samples, Store, layout, sealed
+from diffcache.cache import Features, Samples, Store, layout
+from diffcache.cache.files import sealed
 from diffcache.setting import Setting
 from tests.cache.toy import LARGE, OTHER, ROWS, SHAPES, SMALL, create, fill, hashes, recipe, samples, write_range
 from tests.format import known, reader

@@ -1,45 +1,45 @@
-"""Files whole or absent, one process in a folder, and the threads that a training uses."""
+"""Files whole or absent, and the threads that a training uses."""
 
-import threading
+import errno
+import os
+from pathlib import Path
 
 import pytest
 import torch
 
 import diffcache.heads
-from diffcache.heads.files import alone, write_bytes, write_whole
+from diffcache.heads.files import drop_drafts, write_bytes, write_json
 from diffcache.heads.threads import threads_for
 
 
-def test_a_failed_write_leaves_the_file_as_it_was(tmp_path):
+def test_a_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "a.bin"
     write_bytes(path, b"first")
 
-    def fail(file):
-        file.write(b"half")
-        raise OSError("no space left")
+    def fail(fd):
+        raise OSError(errno.EIO, "the disk is broken")
 
-    with pytest.raises(OSError, match="no space left"):
-        write_whole(path, fail)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="the disk is broken"):
+            write_bytes(path, b"half")
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
     write_bytes(path, b"second")
     assert path.read_bytes() == b"second"
 
 
-def test_the_second_waits_and_says_so(tmp_path):
-    waiting, inside = threading.Event(), threading.Event()
-
-    def second():
-        with alone(tmp_path, on_wait=waiting.set):
-            inside.set()
-
-    with alone(tmp_path, on_wait=lambda: pytest.fail("nobody else is here")):
-        thread = threading.Thread(target=second)
-        thread.start()
-        assert waiting.wait(10)
-        assert not inside.is_set()
-    assert inside.wait(10)
-    thread.join()
+def test_what_a_killed_process_left_goes(tmp_path, monkeypatch):
+    kept = tmp_path / "a.json"
+    write_json(kept, {"a": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *args, **kwargs: None)  # a killed process tidies nothing
+        patch.setattr(os, "fsync", lambda fd: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_bytes(tmp_path / "b.bin", b"half")
+    assert len(list(tmp_path.iterdir())) == 2
+    drop_drafts(tmp_path)
+    assert list(tmp_path.iterdir()) == [kept]
 
 
 def test_small_steps_use_one_thread_and_the_number_is_restored():

@@ -62,7 +62,7 @@ def test_a_run_and_everything_in_it(tmp_path):
     assert predictions.logits.dtype == np.float32
     right = predictions.validation_predicted == predictions.validation_labels
     assert right.mean() == run.validation_top1
-    assert not list(run.path.glob("*.tmp"))
+    assert not list(run.path.glob(".tmp-*"))
 
     events = [event for event in seen if isinstance(event, Progress)]
     assert {(event.task, event.total, event.unit) for event in events} == {("mlp on t30/b7/pool4", 8, "epochs")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +16,16 @@ from diffcache.cache import catalog
 from diffcache.cache.cache import Cache, open_cache
 from diffcache.cache.catalog import Segment, StoredArray
 from diffcache.cache.files import sealed
-from diffcache.cache.files.disk import disk_full, flush_tree, make_folder, move_in, remove, require_room
+from diffcache.cache.files.disk import (
+    DRAFT,
+    disk_full,
+    draft_name,
+    flush_tree,
+    make_folder,
+    move_in,
+    remove,
+    require_room,
+)
 from diffcache.cache.files.extents import RawFiles
 from diffcache.cache.files.lock import hold
 from diffcache.cache.formats.compressed import ZSTD, compressed_chunk_rows
@@ -88,10 +96,10 @@ def convert_store(
                 f"{place}: there is a store of the same images, split and recipe already; remove it with "
                 f"`diffcache rm`, or convert to another cache"
             )
-        for left in target.root.glob(".tmp-*"):  # nobody else makes stores now, so they are of killed makers
+        for left in target.root.glob(f"{DRAFT}*"):  # nobody else makes stores now, so they are of killed makers
             remove(left)
         _require_room(source, target.root, compressed=compression is not None)
-        draft = target.root / f".tmp-{secrets.token_hex(8)}"
+        draft = target.root / draft_name()
         try:
             make_folder(draft)
             with disk_full(place, 0):

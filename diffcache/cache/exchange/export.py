@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from diffcache.cache.features import Features
-from diffcache.cache.files.disk import disk_full, flush_folder, require_room
+from diffcache.cache.files.disk import disk_full, draft_name, flush_folder, require_room
 from diffcache.errors import CacheError, ConfigError, DependencyError, MissingError, NotCachedError
 from diffcache.events import OnEvent, Progress, ignore
 from diffcache.recipe import Plain, canonical_json
@@ -79,7 +78,7 @@ def export_features(
     if missing:
         raise NotCachedError(f"{features.store.path}: {features.setting} lacks {missing} of {len(features)} rows")
     require_room(out.parent, features.nbytes if out.suffix != ".parquet" else 0)
-    drafts = {file: out.with_name(f".tmp-{secrets.token_hex(8)}") for file in files}
+    drafts = {file: out.with_name(draft_name()) for file in files}
     try:
         with disk_full(out, features.nbytes):
             _WRITERS[out.suffix](features, tuple(drafts.values()), on_event)

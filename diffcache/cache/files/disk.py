@@ -10,7 +10,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from diffcache.cache.layout import sized
 from diffcache.errors import CacheError, DiskFullError
@@ -18,6 +18,9 @@ from diffcache.errors import CacheError, DiskFullError
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_TEXT = tuple(text for code in _FULL for text in (os.strerror(code), f"errno = {code},"))
 _ZEROS = bytes(1 << 20)
+
+DRAFT = ".tmp-"
+"""How names begin of what is not whole yet."""
 
 
 @contextmanager
@@ -44,7 +47,7 @@ def _no_room(path: Path, needed: int) -> DiskFullError:
     wanted = sized(needed) if needed else "more room"
     return DiskFullError(
         f"{path}: needs {wanted}, {sized(_free(path))} are free on its disk (or a quota or a limit on file "
-        f"size is lower): make room, or choose another cache folder, and run again; what is committed is kept"
+        f"size is lower): make room, or choose another folder, and run again; what is committed is kept"
     )
 
 
@@ -137,6 +140,31 @@ def read_small(path: str | Path, *, limit: int) -> bytes:
         os.close(fd)
 
 
+def plain_file(root: Path, path: str) -> os.stat_result:
+    """Facts of a file of a store, for those who open it by its path or through a library.
+
+    Args:
+        root: the store's folder.
+        path: the file, relative to it.
+
+    Raises:
+        CacheError: it isn't there, or is no file, or the way to it is a link, which may lead out of the store.
+    """
+    place, parts = root, PurePosixPath(path).parts
+    for number, part in enumerate(parts, 1):
+        place = place / part
+        try:
+            facts = place.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise CacheError(f"{root / path}: damaged: this file of features is missing") from None
+        except OSError as error:
+            raise CacheError(f"{root / path}: damaged: it cannot be read: {error.strerror}") from None
+        if not (stat.S_ISREG if number == len(parts) else stat.S_ISDIR)(facts.st_mode):
+            what = "file" if number == len(parts) else "folder"
+            raise CacheError(f"{place}: damaged: expected a {what}, found something else")
+    return facts
+
+
 def refuse_links(store: Path) -> None:
     """Raise CacheError for a symbolic link below a store's folder: who writes or tidies there would do it elsewhere."""
     folders = [str(store)]
@@ -150,6 +178,11 @@ def refuse_links(store: Path) -> None:
                     )
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
+
+
+def draft_name() -> str:
+    """A name of what is not whole yet, that nobody else has."""
+    return f"{DRAFT}{secrets.token_hex(8)}"
 
 
 def flush_data(fd: int) -> None:
@@ -192,7 +225,7 @@ def write_whole(path: Path, data: bytes, *, tmp: Path) -> None:
     """
     make_folder(tmp)
     make_folder(path.parent)
-    draft = tmp / f"{secrets.token_hex(8)}.{path.name[:100]}"
+    draft = tmp / f"{draft_name()}.{path.name[:100]}"
     try:
         with disk_full(path, len(data)):
             fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)

@@ -1,4 +1,4 @@
-"""One writer a store: a lock that its holder's death releases."""
+"""One writer a folder: a lock that its holder's death releases."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def hold(path: Path, *, what: str, on_event: OnEvent = ignore, wait: bool = True
     try:
         import fcntl
     except ImportError:
-        raise DependencyError("writing a cache needs flock, which this platform does not have") from None
+        raise DependencyError("a lock needs flock, which this platform does not have") from None
 
     me = {
         "pid": os.getpid(),
@@ -81,7 +81,7 @@ def hold(path: Path, *, what: str, on_event: OnEvent = ignore, wait: bool = True
                 if not wait:
                     raise CacheError(f"{what}: in use by {_describe(other)}; try again when that is done") from None
                 if not said:
-                    on_event(Notice(f"{what}: waiting for {_describe(other)} to finish writing"))
+                    on_event(Notice(f"{what}: waiting for {_describe(other)} to finish"))
                     said = True
                 fcntl.flock(fd, fcntl.LOCK_EX)
             if not _same_file(fd, path):  # it was replaced while we waited: take the new one

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import stat
 import sys
 import weakref
 from functools import cache
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from diffcache.cache.files.disk import plain_file
 from diffcache.cache.files.extents import Extents
 from diffcache.errors import CacheError
 
@@ -37,7 +37,7 @@ def map_blocks(root: Path, extents: Extents) -> list[np.ndarray[Any, Any]]:
         CacheError: a file is missing or too short.
     """
     assert extents.runs, "compressed arrays are decoded, not mapped"
-    _check_sizes(root, extents)
+    check_sizes(root, extents, 0, extents.shape[0])
     region = _map_side_by_side(root, extents) if _fits_side_by_side(extents) else None
     if region is not None:
         return [np.asarray(region)]
@@ -47,18 +47,18 @@ def map_blocks(root: Path, extents: Extents) -> list[np.ndarray[Any, Any]]:
     ]
 
 
-def _check_sizes(root: Path, extents: Extents) -> None:
-    """A map beyond a file's end would kill the process when it is read, so it is an error now."""
-    for run in extents.runs:
-        path, needed = root / run.path, run.offset + run.rows * extents.row_bytes
-        try:
-            facts = path.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            raise CacheError(f"{path}: damaged: this file of features is missing") from None
-        if not stat.S_ISREG(facts.st_mode):
-            raise CacheError(f"{path}: damaged: expected a file of features, found something else")
-        if facts.st_size < needed:
-            raise CacheError(f"{path}: damaged: expected at least {needed} bytes, found {facts.st_size}")
+def check_sizes(root: Path, extents: Extents, start: int, stop: int) -> None:
+    """Whether the files hold rows [start, stop), before room is taken for these.
+
+    A map beyond a file's end would kill the process when it is read, so it is an error now.
+
+    Raises:
+        CacheError: a file is missing or too short.
+    """
+    for path, offset, first, end in extents.pieces(start, stop):
+        needed, found = offset + (end - first) * extents.row_bytes, plain_file(root, path).st_size
+        if found < needed:
+            raise CacheError(f"{root / path}: damaged: expected at least {needed} bytes, found {found}")
 
 
 def _fits_side_by_side(extents: Extents) -> bool:

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from diffcache.cache.files.disk import read_small
-from diffcache.errors import CacheError, MissingError
+from diffcache.errors import CacheError, MissingError, brief
 from diffcache.recipe import Plain, canonical_json
 
 MAX_BYTES = 256 * 2**20
+DEEPEST = 64
+"""Lists and objects in each other: what walks over values calls itself as often."""
+
 _HEAD, _DIGITS = '{"checksum":"', 64
 _HEX = re.compile("[0-9a-f]*")
 T = TypeVar("T")
@@ -48,7 +52,9 @@ def unseal(data: bytes, where: str | Path) -> dict[str, Plain]:
         body = "{" + rest
         if hashlib.sha256(body.encode()).hexdigest() != digest:
             raise ValueError("its text is not what its checksum was taken of")
-        values = json.loads(body, parse_constant=_refuse)
+        values = json.loads(body, parse_constant=_refuse, parse_float=_finite)
+        if body.count("[") + body.count("{") > DEEPEST and _is_deep(values):
+            raise ValueError(f"its values are more than {DEEPEST} deep")
     except (ValueError, RecursionError) as error:
         raise CacheError(f"{where}: damaged: {str(error)[:200]}") from None
     return values
@@ -56,6 +62,24 @@ def unseal(data: bytes, where: str | Path) -> dict[str, Plain]:
 
 def _refuse(word: str) -> Any:
     raise ValueError(f"{word} is no JSON value")
+
+
+def _finite(text: str) -> float:
+    """The number; one like 1e999 is JSON, and would become what no JSON can hold."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is no number that a double holds")
+    return number
+
+
+def _is_deep(values: Plain) -> bool:
+    level = [values]
+    for _ in range(DEEPEST):
+        inner = (one.values() if type(one) is dict else one for one in level)
+        level = [item for items in inner for item in items if type(item) in (dict, list)]
+        if not level:
+            return False
+    return True
 
 
 def read_sealed(path: Path) -> dict[str, Plain]:
@@ -86,7 +110,7 @@ def fields(values: Plain, where: str | Path, *names: str) -> dict[str, Any]:
         CacheError: it is no dict, or has other keys.
     """
     if not isinstance(values, dict) or values.keys() != set(names):
-        found = sorted(map(str, values)) if isinstance(values, dict) else type(values).__name__
+        found = brief(sorted(map(str, values))) if isinstance(values, dict) else type(values).__name__
         raise CacheError(f"{where}: damaged: expected the fields {sorted(names)}, found {found}")
     return values
 
@@ -99,10 +123,18 @@ def whole(value: Plain, where: str | Path, *, low: int = 0) -> int:
 
 
 def text(value: Plain, where: str | Path) -> str:
-    """A text."""
-    if type(value) is not str:
+    """A text that UTF-8 can hold: JSON also holds halves of surrogate pairs."""
+    if type(value) is not str or not (value.isascii() or _is_utf8(value)):
         raise CacheError(f"{where}: damaged: expected a text, found {value!r:.60}")
     return value
+
+
+def _is_utf8(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def name(value: Plain, where: str | Path) -> str:

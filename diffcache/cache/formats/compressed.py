@@ -28,6 +28,9 @@ CHUNK_BYTES = 512 * 2**10
 
 KEEP_BYTES = 256 * 2**20
 
+MOST_BYTES = 256 * 2**20
+"""A chunk of more is refused: some bytes of zstd can stand for any number of zeros."""
+
 
 def compressed_chunk_rows(rows: int, row_bytes: int, *, range_rows: int) -> int:
     """Rows of a compressed chunk: about half a megabyte, and no chunk of it in two ranges where that can be.

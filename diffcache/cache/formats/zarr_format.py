@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffcache.cache.files import sealed
-from diffcache.cache.files.disk import allocate, read_small, require_room
+from diffcache.cache.files.disk import allocate, plain_file, read_small, require_room
 from diffcache.cache.files.extents import DTYPES, Extents, Run
 from diffcache.cache.formats.compressed import ZSTD
 from diffcache.cache.formats.protocol import ArraySpec, missing_library
@@ -25,6 +26,8 @@ from diffcache.setting import Setting
 COMMITTED = ".committed"
 _OWN = ("zarr.json", "id", "label", "content_hash", "marked")
 _KEYS = {"name": "default", "separator": "."}
+_FRAME = 16
+"""Bytes of a Blosc frame beside those of its values, where they could not be made fewer."""
 _LEVEL = 5
 """Of Blosc: 1 splits a chunk into blocks so small that little is gained."""
 
@@ -113,8 +116,8 @@ class ZarrFormat:
 
     def open_compressed(self, root: Path, spec: ArraySpec, *, chunk: int) -> _Chunks:
         """Its chunk files, decoded by the library that zarr encodes them with."""
-        folder = root / self.folder / segment_name(spec.segment) / array_name(spec.setting)
-        return _Chunks(folder, np.dtype(DTYPES[spec.dtype]), (chunk, *spec.shape[1:]), spec.shape[0])
+        place = f"{self.folder}/{segment_name(spec.segment)}/{array_name(spec.setting)}"
+        return _Chunks(root, place, np.dtype(DTYPES[spec.dtype]), (chunk, *spec.shape[1:]), spec.shape[0])
 
     def _extents(self, spec: ArraySpec) -> tuple[Extents, Extents]:
         place, rows = f"{self.folder}/{segment_name(spec.segment)}/{array_name(spec.setting)}", spec.shape[0]
@@ -171,14 +174,15 @@ class ZarrFormat:
         Version 3 alone is read: pickle is a codec of version 2.
         """
         place, zarr = root / self.folder / segment_name(segment), _zarr()
+        for name in ("zarr.json", *(f"{array}/{file}" for array in ("id", "label") for file in ("zarr.json", "c.0"))):
+            plain_file(root, f"{self.folder}/{segment_name(segment)}/{name}")  # before the library opens it
         try:
             group = zarr.open_group(place, mode="r", zarr_format=3)
             ids, labels = group["id"], group["label"]
             for array in (ids, labels):
                 if array.shape != array.chunks or array.ndim != 1 or array.shards or array.compressors or array.filters:
                     raise ValueError(f"{array.name}: expected one chunk, not compressed, found chunks {array.chunks}")
-            read_small(place / "id" / "c.0", limit=0)
-            size = len(read_small(place / "label" / "c.0", limit=8 * labels.shape[0]))
+            size = plain_file(place, "label/c.0").st_size
             if labels.dtype != np.int64 or size != 8 * labels.shape[0] or ids.shape != labels.shape:
                 raise ValueError(f"expected labels of type int64, one an id, found {labels.dtype} and {labels.shape}")
             return [str(id_) for id_ in np.asarray(ids[:]).tolist()], np.asarray(labels[:]).tolist()
@@ -199,13 +203,15 @@ class _Chunks:
     """The chunks of a compressed array.
 
     Attributes:
-        folder: the array's.
+        root: the store's folder.
+        place: the array's folder, relative to it.
         type: of the values.
         shape: (rows of a chunk, C, H, W).
         rows: of the array.
     """
 
-    folder: Path
+    root: Path
+    place: str
     type: np.dtype[Any]
     shape: tuple[int, ...]
     rows: int
@@ -214,17 +220,18 @@ class _Chunks:
         """The rows of a chunk, read-only."""
         from numcodecs import blosc
 
-        path = self.folder / f"c.{number}{'.0' * (len(self.shape) - 1)}"
-        out = np.empty(self.shape, self.type)
+        path = f"{self.place}/c.{number}{'.0' * (len(self.shape) - 1)}"
+        nbytes = math.prod(self.shape) * self.type.itemsize
         try:
-            data = path.read_bytes()
-            if int.from_bytes(data[4:8], "little") != out.nbytes:  # the frame's own word on what is in it
-                raise ValueError(f"it does not hold {out.nbytes} bytes")
+            plain_file(self.root, path)
+            data = read_small(self.root / path, limit=nbytes + _FRAME)
+            # The frame's own word on what is in it and how long it is; Blosc reads beyond the end of a shorter one.
+            if int.from_bytes(data[4:8], "little") != nbytes or int.from_bytes(data[12:16], "little") != len(data):
+                raise ValueError(f"it is no whole frame of {nbytes} bytes")
+            out = np.empty(self.shape, self.type)
             blosc.decompress(data, out)
-        except (FileNotFoundError, NotADirectoryError):
-            raise CacheError(f"{path}: damaged: this file of features is missing") from None
-        except (ValueError, RuntimeError) as error:
-            raise CacheError(f"{path}: damaged: {error}") from None
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CacheError(f"{self.root / path}: damaged: {error}") from None
         out.setflags(write=False)
         return out[: self.rows - number * self.shape[0]]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from diffcache.cache import catalog
 from diffcache.cache.features import listed
-from diffcache.cache.files.disk import flush_folder, make_folder, remove
+from diffcache.cache.files.disk import draft_name, flush_folder, make_folder, remove
 from diffcache.cache.files.lock import hold
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.header import HEADER
@@ -80,7 +79,7 @@ def remove_store(place: Store | Path, *, on_event: OnEvent = ignore) -> None:
         hold(path / LOCK, what=what, on_event=on_event),
         hold(root / ROOT_LOCK, what=str(root), on_event=on_event),
     ):
-        doomed = root / f".tmp-{secrets.token_hex(8)}"
+        doomed = root / draft_name()
         path.rename(doomed)
         flush_folder(path.parent)
         flush_folder(root)
@@ -154,7 +153,7 @@ def _discard(store: Store, path: Path) -> None:
     """Out of the readers' sight in one step, then removed."""
     tmp = store.path / "tmp"
     make_folder(tmp)
-    doomed = tmp / f"{secrets.token_hex(8)}.{path.name[:100]}"
+    doomed = tmp / f"{draft_name()}.{path.name[:100]}"
     path.rename(doomed)
     flush_folder(path.parent)
     remove(doomed)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffcache.cache import Cache, Receipt, RowRange, Samples, Store, catalog, layout, open_cache, sealed
+from diffcache.cache import Cache, Receipt, RowRange, Samples, Store, catalog, layout, open_cache
 from diffcache.cache.checking.repair import UNKNOWN_REASON, Repair, repair_store
 from diffcache.cache.checking.verify import verify_store
+from diffcache.cache.files import sealed
 from diffcache.cache.files.extents import RawFiles
 from diffcache.errors import CacheError, MissingError
 from tests.cache.toy import CLASSES, LARGE, OTHER, ROWS, SHAPES, SMALL, create, fill, hashes, samples, values

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffcache.cache import Cache, RowRange, Store, catalog, layout, sealed
+from diffcache.cache import Cache, RowRange, Store, catalog, layout
 from diffcache.cache.checking.faults import Kind
 from diffcache.cache.checking.repair import repair_store
 from diffcache.cache.checking.verify import Verification, store_folders, verify_store
 from diffcache.cache.exchange.convert import convert_store
+from diffcache.cache.files import sealed
 from diffcache.cache.files.extents import RawFiles
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.receipts import binding

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffcache.cache import Cache, Samples, Store, compressed, layout, open_cache
+from diffcache.cache import Cache, Samples, Store, layout, open_cache
 from diffcache.cache.derived import open_features
 from diffcache.cache.exchange.convert import convert_store, in_chunks
+from diffcache.cache.formats import compressed
 from diffcache.cache.formats.compressed import CompressedRows, KeptChunks, compressed_chunk_rows
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.formats.skeleton import skeleton

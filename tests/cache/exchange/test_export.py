@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffcache.cache import Features, Samples, Store, convert_store, export, export_features, layout, open_cache
+from diffcache.cache import Features, Samples, Store, convert_store, export_features, layout, open_cache
 from diffcache.cache.derived import open_features
+from diffcache.cache.exchange import export
 from diffcache.cache.exchange.export import csv_text
 from diffcache.errors import CacheError, ConfigError, DependencyError, DiskFullError, MissingError, NotCachedError
 from diffcache.events import Progress

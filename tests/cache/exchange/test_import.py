@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from diffcache.cache import Store, convert_store, export_features, import_features, importing, open_cache
+from diffcache.cache import Store, convert_store, export_features, import_features, open_cache
+from diffcache.cache.exchange import importing
 from diffcache.cache.exchange.importing import IMPORTED, imported_recipe
 from diffcache.errors import CacheError, ConfigError, MissingError, StorageOverflowError
 from diffcache.events import Notice

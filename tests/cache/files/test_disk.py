@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from diffcache.cache import Store, disk
+from diffcache.cache import Store
+from diffcache.cache.files import disk
 from diffcache.errors import DiskFullError
 from tests.cache.toy import LARGE, OTHER, SHAPES, create, fill, write_range
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_allocated_without_the_system_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

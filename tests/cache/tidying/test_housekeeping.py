@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffcache.cache import Cache, Features, Store, catalog, disk, lock, open_cache, removal
+from diffcache.cache import Cache, Features, Store, catalog, open_cache
+from diffcache.cache.files import disk, lock
 from diffcache.cache.files.lock import hold
+from diffcache.cache.tidying import removal
 from diffcache.cache.tidying.garbage import Sweep, sweep
 from diffcache.cache.tidying.removal import bytes_below, remove_settings, remove_store, setting_bytes
 from diffcache.errors import CacheError, MissingError, NotCachedError
@@ -24,7 +26,7 @@ from diffcache.events import Event, Notice
 from diffcache.setting import Setting
 from tests.cache.toy import LARGE, OTHER, SHAPES, SMALL, create, fill, recipe, samples, values
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FORMATS = ("zarr", "hdf5")
 ROWS = 1100  # two ranges
 
