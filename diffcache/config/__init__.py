@@ -1,0 +1,36 @@
+"""Pipeline files (TOML) and command-line overrides, read into validated plain values.
+
+A pipeline file describes one experiment: its images, the backbone, the grid of settings and the
+heads. It is validated whole before any work starts; paths in it are relative to the file.
+"""
+
+from diffcache.config.checks import one_of
+from diffcache.config.reading import head_config, head_fields, load_pipeline, parse_pipeline
+from diffcache.config.tables import (
+    HEADS,
+    SPLITS,
+    BackboneConfig,
+    ExtractConfig,
+    HeadConfig,
+    HeadsConfig,
+    ImagesConfig,
+    Pipeline,
+    SplitConfig,
+)
+
+__all__ = [
+    "HEADS",
+    "SPLITS",
+    "BackboneConfig",
+    "ExtractConfig",
+    "HeadConfig",
+    "HeadsConfig",
+    "ImagesConfig",
+    "Pipeline",
+    "SplitConfig",
+    "head_config",
+    "head_fields",
+    "load_pipeline",
+    "one_of",
+    "parse_pipeline",
+]

@@ -1,0 +1,203 @@
+"""From a TOML file and command-line overrides to a validated Pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from diffcache.config.checks import at_home, different, fail, file_path, name, one_of, text
+from diffcache.config.tables import (
+    HEAD_DEFAULTS,
+    HEADS,
+    ONLY_FOR,
+    SPLITS,
+    BackboneConfig,
+    ExtractConfig,
+    HeadConfig,
+    HeadsConfig,
+    ImagesConfig,
+    Pipeline,
+    SplitConfig,
+)
+from diffcache.errors import ConfigError, MissingError, brief, nearest
+from diffcache.setting import Setting
+
+
+def load_pipeline(file: str | Path, overrides: Mapping[str, Any] | None = None) -> Pipeline:
+    """Read and validate a pipeline file.
+
+    Args:
+        file: path of the TOML file.
+        overrides: values that replace the file's, by dotted key (``extract.t``, ``cache``).
+            Paths among them are relative to the working directory, not to the file.
+
+    Raises:
+        MissingError: there is no such file.
+        ConfigError: the file is no TOML, or a key or value in it cannot be used.
+    """
+    file = Path(file)
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise MissingError(f"{file}: no such pipeline file; those that come with diffcache are in pipelines/") from None
+    except OSError as error:
+        raise MissingError(f"{file}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of thousands of digits
+        raise ConfigError(f"{file}: not a TOML file: {error}") from None
+    return parse_pipeline(values, file=file, overrides=overrides)
+
+
+def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[str, Any] | None = None) -> Pipeline:
+    """The pipeline that a parsed file describes; arguments and errors as :func:`load_pipeline`."""
+    values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for dotted, value in (overrides or {}).items():
+        *outer, key = dotted.split(".")
+        table = values
+        for step in outer:
+            table = table.setdefault(step, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"{file}: {step}: expected a table, got {brief(table)}")
+        table[key] = at_home(value, dotted).absolute() if isinstance(value, Path) else value
+
+    where = str(file)
+    _known(values, ("name", "cache", "runs", "images", "backbone", "extract", "heads"), where)
+    backbone = values.get("backbone")
+    imported = isinstance(backbone, Mapping) and backbone.get("imported") is not None
+    for needed in ("images", "backbone") if imported else ("images", "backbone", "extract"):
+        if needed not in values:
+            raise ConfigError(f"{where}: the table [{needed}] is missing")
+    folder = file.absolute().parent
+
+    def place(key: str, default: str) -> Path:
+        return _within(folder, file_path(values.get(key, default), f"{where}: {key}"))
+
+    network = _read(BackboneConfig, backbone, f"{where}: backbone", folder)
+    network.require(f"{where}: backbone")
+    heads = _heads(_table(values.get("heads", {}), f"{where}: heads"), f"{where}: heads")
+    if imported and heads.pixels:
+        raise ConfigError(
+            f"{where}: heads.pixels: expected false where features are imported: their images are unknown"
+        )
+    return Pipeline(
+        name=name(values.get("name", file.stem), f"{where}: name"),
+        file=file,
+        cache=place("cache", "../cache"),
+        runs=place("runs", "../runs"),
+        images=_images(_table(values["images"], f"{where}: images"), f"{where}: images", folder, imported=imported),
+        backbone=network,
+        extract=_extract(values.get("extract", {}), f"{where}: extract", folder, imported=imported),
+        heads=heads,
+    )
+
+
+def head_config(kind: str, values: Mapping[str, Any] | None = None, *, where: str = "heads") -> HeadConfig:
+    """A validated head of one kind; what ``values`` leaves out has that kind's default.
+
+    Raises:
+        ConfigError: an unknown kind, or a key or value that the kind does not take.
+    """
+    one_of(*HEADS)(kind, where)
+    values = dict(values or {})
+    for key in values:
+        if kind not in ONLY_FOR.get(key, HEADS):
+            raise ConfigError(f"{where}.{key}: a {kind} head has no {key}; it is for {', '.join(ONLY_FOR[key])}")
+    config = _read(HeadConfig, {**HEAD_DEFAULTS[kind], **values}, where, None, kind=kind)
+    if kind == "attention" and config.width % config.num_heads:
+        raise ConfigError(f"{where}: width must be a multiple of num_heads, got {config.width} and {config.num_heads}")
+    return config
+
+
+def head_fields(config: HeadConfig) -> dict[str, Any]:
+    """The fields that this kind of head has, as plain values; ``settings`` left out."""
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.name != "settings" and config.kind in ONLY_FOR.get(field.name, HEADS)
+    }
+
+
+def _extract(values: Any, where: str, folder: Path, *, imported: bool) -> ExtractConfig:
+    """The grid; of imported features it has one setting, which the table need not name."""
+    if not imported:
+        read: ExtractConfig = _read(ExtractConfig, values, where, folder)
+        return read
+    one = {"t": "-", "b": 1, "pool": 0}
+    read = _read(ExtractConfig, {**one, **_table(values, where)}, where, folder)
+    if read.settings != (Setting(None, 1, 0),):
+        raise ConfigError(
+            f"{where}: imported features have the one setting t-/b1/pool0; leave out t, b, pool and draws"
+        )
+    return read
+
+
+def _images(values: dict[str, Any], where: str, folder: Path, *, imported: bool) -> ImagesConfig:
+    _known(values, ("name", "format", "class_names", *SPLITS), where)
+    if "name" not in values:
+        raise ConfigError(f"{where}: name is missing")
+    splits = {}
+    for split in SPLITS:
+        if split not in values:
+            if imported:  # where the images are does not matter
+                continue
+            raise ConfigError(f"{where}: the table [images.{split}] is missing; both {' and '.join(SPLITS)} are needed")
+        table = _table(values[split], f"{where}.{split}")
+        shared = {"format": values["format"]} if "format" in values else {}
+        splits[split] = _read(SplitConfig, {**shared, **table}, f"{where}.{split}", folder)
+        splits[split].require(f"{where}.{split}")
+    names = values.get("class_names")
+    return ImagesConfig(
+        name=name(values["name"], f"{where}.name"),
+        splits=splits,
+        class_names=None if names is None else different(text)(names, f"{where}.class_names"),
+    )
+
+
+def _heads(values: dict[str, Any], where: str) -> HeadsConfig:
+    own = {f.name for f in dataclasses.fields(HeadsConfig) if f.name != "heads"}
+    shared_names = {f.name for f in dataclasses.fields(HeadConfig)} - {"kind", "settings", *ONLY_FOR}
+    _known(values, (*sorted(own), *HEADS, *sorted(shared_names)), where)
+    shared = {key: value for key, value in values.items() if key in shared_names}
+    heads = tuple(
+        head_config(kind, {**shared, **_table(table, f"{where}.{kind}")}, where=f"{where}.{kind}")
+        for kind, table in values.items()
+        if kind in HEADS
+    )
+    common = _read(HeadsConfig, {key: value for key, value in values.items() if key in own}, where, None)
+    return dataclasses.replace(common, heads=heads)
+
+
+def _read(cls: type, values: Any, where: str, folder: Path | None, **fixed: Any) -> Any:
+    """A dataclass from a table: every key known, every value checked, paths made absolute."""
+    table = _table(values, where)
+    checks = {f.name: f.metadata["check"] for f in dataclasses.fields(cls) if "check" in f.metadata}
+    _known(table, checks, where)
+    for f in dataclasses.fields(cls):
+        required = f.default is dataclasses.MISSING and f.name in checks
+        if required and f.name not in table:
+            raise ConfigError(f"{where}: {f.name} is missing")
+    checked = {key: checks[key](value, f"{where}.{key}") for key, value in table.items()}
+    if folder is not None:
+        checked = {key: _within(folder, value) if isinstance(value, Path) else value for key, value in checked.items()}
+    return cls(**checked, **fixed)
+
+
+def _within(folder: Path, place: Path) -> Path:
+    """A place relative to a folder, without ``..`` in it where that is only spelling."""
+    return Path(os.path.normpath(folder / place))
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise fail(where, "a table", value)
+    return dict(value)
+
+
+def _known(values: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    known = list(known)
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {key!r}; {nearest(key, known)}")

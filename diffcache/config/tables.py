@@ -1,0 +1,264 @@
+"""What a pipeline file holds, table by table, with the check and the default of each value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffcache.config.checks import (
+    AUTO,
+    card,
+    checked,
+    chosen_settings,
+    condition,
+    file_path,
+    flag,
+    many,
+    name,
+    one_of,
+    real,
+    text,
+    time_step,
+    whole,
+)
+from diffcache.errors import ConfigError
+from diffcache.setting import Setting, grid
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """Where one split of an image set is.
+
+    Attributes:
+        format: ``folder`` (one folder a class) or ``idx``.
+        path: the folder of classes; for ``folder``.
+        images: IDX file of images, plain or gzip; for ``idx``.
+        labels: IDX file of labels, plain or gzip; for ``idx``.
+        follow_links: whether symbolic links that lead out of the folder are followed; for ``folder``.
+    """
+
+    format: str = checked(one_of("folder", "idx"), "folder")
+    path: Path | None = checked(file_path, None)
+    images: Path | None = checked(file_path, None)
+    labels: Path | None = checked(file_path, None)
+    follow_links: bool = checked(flag, False)
+
+    def require(self, where: str) -> None:
+        """Raise ConfigError unless exactly the paths of the format are named."""
+        needed = {"folder": ("path",), "idx": ("images", "labels")}[self.format]
+        for key in ("path", "images", "labels"):
+            if key in needed and getattr(self, key) is None:
+                raise ConfigError(f'{where}: format "{self.format}" needs {" and ".join(needed)}; {key} is missing')
+            if key not in needed and getattr(self, key) is not None:
+                raise ConfigError(f'{where}.{key}: format "{self.format}" takes {" and ".join(needed)} only')
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesConfig:
+    """A named image set with its splits.
+
+    Attributes:
+        name: the image set's name, part of a store's key.
+        splits: split name to its place; ``train`` and ``test``, which pipelines of imported features need not have.
+        class_names: names of the classes in label order, where the files do not tell them.
+    """
+
+    name: str
+    splits: Mapping[str, SplitConfig]
+    class_names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """The frozen network, or the name under which features that it made elsewhere were imported.
+
+    Attributes:
+        card: name of a card (``diffcache blocks`` lists them), or path of a card file; empty for imported features.
+        imported: name that features were imported under, in place of a card and all else.
+        weights: file of weights; a card with weights of its own needs none.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...
+        condition: a class number or ``"mean"``; for class-conditional networks.
+    """
+
+    card: str | Path = checked(card, "")
+    imported: str | None = checked(name, None)
+    weights: Path | None = checked(file_path, None)
+    precision: str = checked(one_of(AUTO, "fp32", "bf16", "fp16"), AUTO)
+    device: str = checked(text, AUTO)
+    condition: str | int | None = checked(condition, None)
+
+    def require(self, where: str) -> None:
+        """Raise ConfigError unless there is either a card or a name of imported features, which is all of it then."""
+        if self.imported is None:
+            if not self.card:
+                raise ConfigError(f'{where}: card is missing; or name features made elsewhere, with imported = "NAME"')
+            return
+        own = BackboneConfig(imported=self.imported, device=self.device)  # heads take their device from it
+        for key in ("card", "weights", "precision", "condition"):
+            if getattr(self, key) != getattr(own, key):
+                raise ConfigError(
+                    f"{where}.{key}: imported features have no {key}; leave it out, or leave out imported"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """The grid of settings and how stage one writes it.
+
+    Attributes:
+        t, b, pool: the grid; every combination is extracted.
+        draws: noise draws an image; draw 0 is the one evaluation uses.
+        seed: seed of the noise and of the augmentation.
+        augmentation: what draws after 0 do to the image: ``none``, ``flip`` or ``crop_flip``.
+        format: ``zarr`` or ``hdf5``; of new stores.
+        dtype: type of the stored values.
+        derive: whether a smaller pool is served from a stored larger one, and not computed.
+        on_overflow: what becomes of values that float16 cannot hold: ``error``, or ``saturate``, recorded.
+        on_unreadable: what becomes of an image that cannot be decoded: ``error``, or ``mark`` its row.
+        on_changed: what becomes of images that were removed or changed since they were extracted:
+            ``error``, or ``mark`` their rows.
+        batch_size: images computed together (the group size), or ``auto``.
+        decode_threads: threads that read and decode images ahead of the network.
+    """
+
+    t: tuple[int | None, ...] = checked(many(time_step))
+    b: tuple[int, ...] = checked(many(whole(1)))
+    pool: tuple[int, ...] = checked(many(whole(0)))
+    draws: int = checked(whole(1, 10_000), 1)
+    seed: int = checked(whole(0, 2**63 - 1), 0)
+    augmentation: str = checked(one_of("none", "flip", "crop_flip"), "none")
+    format: str = checked(one_of("zarr", "hdf5"), "zarr")
+    dtype: str = checked(one_of("float16", "float32"), "float16")
+    derive: bool = checked(flag, True)
+    on_overflow: str = checked(one_of("error", "saturate"), "error")
+    on_unreadable: str = checked(one_of("error", "mark"), "error")
+    on_changed: str = checked(one_of("error", "mark"), "error")
+    batch_size: int | str = checked(whole(1, 65_536, or_auto=True), AUTO)
+    decode_threads: int = checked(whole(1, 256), 4)
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """Every setting of the grid, sorted."""
+        return grid(t=self.t, b=self.b, pool=self.pool, draws=self.draws)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """A head and how it is trained. Fields that a kind of head does not have are refused for it.
+
+    Attributes:
+        kind: ``linear``, ``mlp``, ``cnn`` or ``attention``.
+        settings: which settings to train it on: ``"all"``, ``"best"`` (the setting on which the
+            linear head has the best validation accuracy) or a list.
+        epochs: passes over the training rows, at most.
+        batch_size: rows a step.
+        optimizer: ``adamw`` or ``sgd``.
+        lr: learning rate at the start.
+        momentum: of ``sgd``.
+        weight_decay: decoupled for ``adamw``, L2 for ``sgd``.
+        schedule: ``cosine``, ``step`` or ``constant``.
+        step_epochs, step_factor: ``step`` multiplies the rate by the factor every so many epochs.
+        warmup_epochs: epochs of linear warm-up from 0.
+        label_smoothing: weight of the uniform distribution in the target.
+        patience: epochs without a better validation accuracy before training stops; 0 for never.
+        standardize: whether each feature is shifted and scaled to mean 0 and deviation 1, by
+            statistics of the training rows.
+        seed: seed of the initial weights and of dropout.
+        order_seed: seed of the order of batches.
+        precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
+        device: where to train.
+        hidden: width of the hidden layers of ``mlp``; channels of ``cnn``.
+        depth: hidden layers of ``mlp``, convolutions of ``cnn``, transformer blocks of ``attention``.
+        dropout: on the hidden layers of ``mlp``, ``cnn`` and ``attention``.
+        width: width of a token of ``attention``.
+        num_heads: attention heads a block of ``attention``.
+        mlp_ratio: hidden width of a transformer block over ``width``.
+    """
+
+    kind: str
+    settings: str | tuple[Setting, ...] = checked(chosen_settings, "best")
+    epochs: int = checked(whole(1, 100_000), 28)
+    batch_size: int = checked(whole(1, 1_000_000), 256)
+    optimizer: str = checked(one_of("adamw", "sgd"), "adamw")
+    lr: float = checked(real(0, above=True), 1e-3)
+    momentum: float = checked(real(0, 1), 0.9)
+    weight_decay: float = checked(real(0), 0.0)
+    schedule: str = checked(one_of("cosine", "step", "constant"), "cosine")
+    step_epochs: int = checked(whole(1), 7)
+    step_factor: float = checked(real(0, 1, above=True), 0.1)
+    warmup_epochs: int = checked(whole(0), 0)
+    label_smoothing: float = checked(real(0, 0.99), 0.0)
+    patience: int = checked(whole(0), 0)
+    standardize: bool = checked(flag, True)
+    seed: int = checked(whole(0, 2**63 - 1), 0)
+    order_seed: int = checked(whole(0, 2**63 - 1), 0)
+    precision: str = checked(one_of(AUTO, "fp32", "bf16", "fp16"), "fp32")
+    device: str = checked(text, AUTO)
+    hidden: int = checked(whole(1, 1_000_000), 512)
+    depth: int = checked(whole(1, 1_000), 1)
+    dropout: float = checked(real(0, 0.99), 0.0)
+    width: int = checked(whole(1, 1_000_000), 128)
+    num_heads: int = checked(whole(1, 10_000), 8)
+    mlp_ratio: float = checked(real(0, above=True), 4.0)
+
+
+ONLY_FOR = {
+    "hidden": ("mlp", "cnn"),
+    "depth": ("mlp", "cnn", "attention"),
+    "dropout": ("mlp", "cnn", "attention"),
+    "width": ("attention",),
+    "num_heads": ("attention",),
+    "mlp_ratio": ("attention",),
+}
+
+HEAD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "linear": {"settings": "all"},
+    "mlp": {"depth": 1, "hidden": 512, "dropout": 0.3},
+    "cnn": {"depth": 2, "hidden": 128, "dropout": 0.3},
+    "attention": {"depth": 2, "width": 128, "num_heads": 8, "dropout": 0.1},
+}
+
+HEADS = tuple(HEAD_DEFAULTS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsConfig:
+    """Stage two: the heads, and what they share.
+
+    Attributes:
+        heads: the heads to train, in the order of the file.
+        validation: share of each class's training images that is held out to choose by.
+        split_seed: seed of that choice.
+        pixels: whether the linear head is also trained on raw pixels, to compare with.
+    """
+
+    heads: tuple[HeadConfig, ...] = ()
+    validation: float = checked(real(0, 0.9, above=True), 0.1)
+    split_seed: int = checked(whole(0, 2**63 - 1), 0)
+    pixels: bool = checked(flag, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """One experiment, as a pipeline file describes it.
+
+    Attributes:
+        name: the experiment's name.
+        file: the file it was read from.
+        cache: root folder of the cache.
+        runs: folder of the runs.
+    """
+
+    name: str
+    file: Path
+    cache: Path
+    runs: Path
+    images: ImagesConfig
+    backbone: BackboneConfig
+    extract: ExtractConfig
+    heads: HeadsConfig
