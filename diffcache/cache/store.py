@@ -13,7 +13,7 @@ import numpy as np
 from diffcache.cache import catalog
 from diffcache.cache.catalog import Ledger, Segment, StoredArray
 from diffcache.cache.display.html import store_html
-from diffcache.cache.files.disk import refuse_links
+from diffcache.cache.files.disk import bytes_below, refuse_links
 from diffcache.cache.files.lock import hold, left_unfinished
 from diffcache.cache.files.mapping import map_blocks
 from diffcache.cache.formats.protocol import get_format
@@ -168,6 +168,13 @@ class Store:
             for number, settings in self.settings_by_segment.items()
             for setting in settings
         )
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes that the features take on the disk: fewer than :attr:`nbytes` where they are compressed."""
+        if self.header.compression is None:
+            return self.nbytes
+        return bytes_below(self.path / get_format(self.format).folder)
 
     @property
     def unfinished(self) -> bool:

@@ -10,9 +10,10 @@ import click
 from diffcache.cache import Store, open_cache
 from diffcache.cache.display.comparison import compare_stores
 from diffcache.cache.display.text import printable
+from diffcache.cache.files.disk import bytes_below
 from diffcache.cache.layout import sized
 from diffcache.cache.tidying.garbage import sweep
-from diffcache.cache.tidying.removal import bytes_below, remove_settings, remove_store, require_settings, setting_bytes
+from diffcache.cache.tidying.removal import remove_settings, remove_store, require_settings, setting_bytes
 from diffcache.cli.output import counted, say_damaged, wide
 from diffcache.cli.progress import shown
 from diffcache.cli.stores import one_folder

@@ -81,7 +81,7 @@ def _stores_table(stores: Sequence[Store], runs: Sequence[Run], damaged: list[st
     users = Counter(key for run in runs for key in {(s.images, s.split, s.fingerprint) for s in sources(run)})
     for store in stores:
         try:
-            rows, settings, room = f"{store.rows:,}", store.settings, sized(store.nbytes)
+            rows, settings, room = f"{store.rows:,}", store.settings, sized(store.disk_bytes)
             complete = sum(store.is_complete(setting) for setting in settings)
         except DiffcacheError as error:
             damaged.append(str(error))
@@ -241,7 +241,7 @@ def _show(store: Store) -> None:
         "classes": f"{len(store.class_names)}: {', '.join(store.class_names[:12])}"
         + (", ..." if len(store.class_names) > 12 else ""),
         "group size": str(store.group_size),
-        "size": sized(store.nbytes),
+        "size": sized(store.disk_bytes) + (f", {sized(store.nbytes)} uncompressed" if store.header.compression else ""),
         "marked rows": f"{len(store.marks):,}" if store.marks else None,
     }
     print_facts(facts)

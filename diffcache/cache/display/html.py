@@ -49,7 +49,7 @@ def cache_html(cache: Cache) -> str:
 def _store_row(store: Store) -> tuple[str, ...]:
     head = (_text(f"{store.images}/{store.split}"), _code(store.fingerprint[:16]), _text(store.backbone))
     try:
-        return (*head, f"{store.rows:,}", f"{len(store.settings):,}", sized(store.nbytes))
+        return (*head, f"{store.rows:,}", f"{len(store.settings):,}", sized(store.disk_bytes))
     except (DiffcacheError, OSError) as error:
         return (*head, f"damaged: {_text(error)}", "", "")
 
@@ -63,7 +63,7 @@ def store_html(store: Store) -> str:
         "format": _text(store.format),
         "rows": f"{store.rows:,}",
         "classes": f"{len(store.class_names):,}",
-        "size": sized(store.nbytes),
+        "size": sized(store.disk_bytes),
         "folder": _code(store.path),
     }
     if store.marks:

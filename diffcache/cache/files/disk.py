@@ -9,7 +9,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from diffcache.cache.layout import sized
@@ -183,6 +183,20 @@ def refuse_links(store: Path) -> None:
 def draft_name() -> str:
     """A name of what is not whole yet, that nobody else has."""
     return f"{DRAFT}{secrets.token_hex(8)}"
+
+
+def bytes_below(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; 0 where there is nothing."""
+    if not path.is_dir() or path.is_symlink():
+        with suppress(OSError):
+            return path.lstat().st_size
+        return 0
+    total = 0
+    for place, _, files in os.walk(path):
+        for file in files:
+            with suppress(OSError):  # gone meanwhile
+                total += os.lstat(os.path.join(place, file)).st_size  # noqa: PTH118 - many files
+    return total
 
 
 def flush_data(fd: int) -> None:

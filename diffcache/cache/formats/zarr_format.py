@@ -28,6 +28,8 @@ _OWN = ("zarr.json", "id", "label", "content_hash", "marked")
 _KEYS = {"name": "default", "separator": "."}
 _FRAME = 16
 """Bytes of a Blosc frame beside those of its values, where they could not be made fewer."""
+_COUNT = 4
+"""Bytes of the number of texts that texts begin with."""
 _LEVEL = 5
 """Of Blosc: 1 splits a chunk into blocks so small that little is gained."""
 
@@ -185,6 +187,11 @@ class ZarrFormat:
             size = plain_file(place, "label/c.0").st_size
             if labels.dtype != np.int64 or size != 8 * labels.shape[0] or ids.shape != labels.shape:
                 raise ValueError(f"expected labels of type int64, one an id, found {labels.dtype} and {labels.shape}")
+            count = int.from_bytes(read_small(place / "id" / "c.0", limit=_COUNT)[:_COUNT], "little")
+            if (
+                ids.dtype.kind not in "TO" or count != ids.shape[0]
+            ):  # else the library takes room for as many as it says
+                raise ValueError(f"expected {ids.shape[0]} texts of variable width, found {count} of {ids.dtype}")
             return [str(id_) for id_ in np.asarray(ids[:]).tolist()], np.asarray(labels[:]).tolist()
         except Exception as error:  # of damaged metadata the library raises nearly anything
             reason = (str(error) or type(error).__name__).splitlines()[0][:300]

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from diffcache.cache.cache import Cache
-from diffcache.cache.files.disk import flush_folder, remove
+from diffcache.cache.files.disk import bytes_below, flush_folder, remove
 from diffcache.cache.files.lock import hold
 from diffcache.cache.formats.protocol import Format, get_format
 from diffcache.cache.header import HEADER
@@ -18,7 +18,7 @@ from diffcache.cache.layout import array_setting, segment_name, segment_number
 from diffcache.cache.part import revoke
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.store import LOCK, Store
-from diffcache.cache.tidying.removal import ROOT_LOCK, bytes_below, setting_paths
+from diffcache.cache.tidying.removal import ROOT_LOCK, setting_paths
 from diffcache.errors import CacheError, DiffcacheError, SettingError
 
 _DRAFT = re.compile(r"\.tmp-[0-9a-f]{16}")
@@ -195,8 +195,11 @@ def _orphan_receipts(store: Store, folder: Path, count: int) -> Iterator[_Item]:
         number = segment_number(path.name)
         if number is None or number < count or (folder / path.name).exists():
             continue
-        for receipt in _receipts(store, number):
+        receipts, held = _receipts(store, number), len(list(path.iterdir()))
+        for receipt in receipts:
             yield _whole(receipt, "a receipt of a segment that does not exist")
+        if len(receipts) == held:
+            yield Garbage(path, "an empty folder", 0), path.rmdir
     for one in store.receipts:
         number = one.rows.segment
         gone = frozenset(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from diffcache.cache import catalog
 from diffcache.cache.features import listed
-from diffcache.cache.files.disk import draft_name, flush_folder, make_folder, remove
+from diffcache.cache.files.disk import bytes_below, draft_name, flush_folder, make_folder, remove
 from diffcache.cache.files.lock import hold
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.header import HEADER
@@ -25,20 +24,6 @@ ROOT_LOCK = ".lock"
 """Held by whoever makes or removes whole stores of a cache."""
 
 _PLACE = re.compile("[0-9a-f]{16}")
-
-
-def bytes_below(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; 0 where there is nothing."""
-    if not path.is_dir() or path.is_symlink():
-        with suppress(OSError):
-            return path.lstat().st_size
-        return 0
-    total = 0
-    for place, _, files in os.walk(path):
-        for file in files:
-            with suppress(OSError):  # gone meanwhile
-                total += os.lstat(os.path.join(place, file)).st_size  # noqa: PTH118 - many files
-    return total
 
 
 def setting_paths(store: Store, setting: Setting, *, segment: int) -> list[Path]:

@@ -17,10 +17,11 @@ import pytest
 
 from diffcache.cache import Cache, Features, Store, catalog, open_cache
 from diffcache.cache.files import disk, lock
+from diffcache.cache.files.disk import bytes_below
 from diffcache.cache.files.lock import hold
 from diffcache.cache.tidying import removal
 from diffcache.cache.tidying.garbage import Sweep, sweep
-from diffcache.cache.tidying.removal import bytes_below, remove_settings, remove_store, setting_bytes
+from diffcache.cache.tidying.removal import remove_settings, remove_store, setting_bytes
 from diffcache.errors import CacheError, MissingError, NotCachedError
 from diffcache.events import Event, Notice
 from diffcache.setting import Setting
@@ -435,11 +436,15 @@ class TestSweep:
         name = "000000000.t90.draw0.0123456789ab.json"
         for one in (name, "mine.txt"):
             (stray / one).write_text("x")
+        empty = store.path / "receipts" / "segment-00008"
+        empty.mkdir()
+        (empty / name).write_text("x")
         before = len(store.receipts)
         found = swept(Cache(tmp_path))
         assert f"receipts/segment-00007/{name}" in names(found, store.path)
-        assert len(found.garbage) == 1 + before - len(remaining)
+        assert len(found.garbage) == 3 + before - len(remaining)
         assert (stray / "mine.txt").exists()
+        assert not empty.exists()
         again = Store.open(store.path)
         assert [receipt.name for receipt in again.receipts] == [receipt.name for receipt in remaining]
         whole(again, LARGE)
