@@ -29,6 +29,23 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
+class RecipeDifference:
+    """A value in which two recipes differ; as text ``preprocessing.image_size: 32 here, 64 there``.
+
+    Attributes:
+        name: where it is, ``preprocessing.image_size``.
+        here, there: the value in the one and in the other as Python writes it; ``absent`` where there is none.
+    """
+
+    name: str
+    here: str
+    there: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.here} here, {self.there} there"
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides what a feature is, as plain values.
 
@@ -98,12 +115,12 @@ class Recipe:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recipe) and self.fingerprint == other.fingerprint
 
-    def differences(self, other: Recipe) -> list[str]:
-        """What differs, one line a value: ``preprocessing.image_size: 32 here, 64 there``."""
+    def differences(self, other: Recipe) -> list[RecipeDifference]:
+        """What differs from another recipe, by name."""
         # Compared as texts: 1 and 1.0 are equal, but give two fingerprints.
         here, there = ({name: repr(value) for name, value in _leaves(r.plain())} for r in (self, other))
         return [
-            f"{name}: {here.get(name, 'absent')} here, {there.get(name, 'absent')} there"
+            RecipeDifference(name, here.get(name, "absent"), there.get(name, "absent"))
             for name in sorted(here.keys() | there.keys())
             if here.get(name) != there.get(name)
         ]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffcache.errors import CacheError
-from diffcache.recipe import FORMAT_VERSION, RECIPE_VERSION, Recipe, canonical_json
+from diffcache.recipe import FORMAT_VERSION, RECIPE_VERSION, Recipe, RecipeDifference, canonical_json
 
 BASE: dict[str, Any] = {
     "backbone": "adm",
@@ -64,7 +64,7 @@ def test_every_field_counts(name: str) -> None:
     assert one != other
     differences = one.differences(other)
     assert differences
-    assert all(line.startswith(name) for line in differences)
+    assert all(difference.name.startswith(name) for difference in differences)
 
 
 def test_the_order_of_keys_does_not_count() -> None:
@@ -124,7 +124,7 @@ def test_differences_name_the_value() -> None:
         schedule=None,
         augmentation={"flip": True, "crop": {"pad": 2}},
     )
-    assert one.differences(other) == [
+    assert list(map(str, one.differences(other))) == [
         "augmentation: None here, absent there",
         "augmentation.crop.pad: absent here, 2 there",
         "augmentation.flip: absent here, True there",
@@ -159,4 +159,31 @@ def test_recipes_differ_where_their_fingerprints_do(one: Any, other: Any) -> Non
 def test_one_and_one_point_zero_differ_visibly() -> None:
     one, other = Recipe(**BASE), Recipe(**{**BASE, "seed": 0.0})
     assert one != other
-    assert one.differences(other) == ["seed: 0 here, 0.0 there"]
+    assert one.differences(other) == [RecipeDifference("seed", "0", "0.0")]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("backbone", 3),
+        ("architecture", None),
+        ("architecture", [1]),
+        ("weights", 5),
+        ("schedule", "linear"),
+        ("preprocessing", []),
+        ("conditioning", True),
+        ("augmentation", 1.5),
+        ("seed", "0"),
+        ("seed", True),
+        ("precision", None),
+        ("dtype", ["float16"]),
+        ("dtype", "uint8"),
+        ("version", 1.0),
+        ("format_version", {}),
+        ("backbone", ["x" * 5000]),
+    ],
+)
+def test_values_of_other_types(name: str, value: Any) -> None:
+    with pytest.raises(CacheError, match=rf"store\.json: {name} of the recipe: expected .*, found ") as caught:
+        Recipe.from_plain({**Recipe(**BASE).plain(), name: value}, where="store.json")
+    assert len(str(caught.value)) < 400

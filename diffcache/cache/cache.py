@@ -12,7 +12,6 @@ from diffcache.cache.display.html import cache_html
 from diffcache.cache.features import Features, listed
 from diffcache.cache.files import sealed
 from diffcache.cache.files.disk import (
-    DRAFT,
     disk_full,
     draft_name,
     flush_tree,
@@ -25,6 +24,7 @@ from diffcache.cache.files.lock import hold
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.header import HEADER, Header
 from diffcache.cache.layout import checked_name, range_rows, segment_name
+from diffcache.cache.places import ROOT_LOCK, is_store, no_header, remove_drafts, store_folders
 from diffcache.cache.samples import Samples, compare_samples
 from diffcache.cache.store import LOCK, Store
 from diffcache.cache.writer import create_segment
@@ -66,9 +66,11 @@ class Cache:
         return cache_html(self)
 
     def _scan(self) -> Iterator[Store | DiffcacheError]:
-        for path in sorted(self.root.glob(f"[!.]*/[!.]*/[!.]*/{HEADER}")):
+        for path in store_folders(self.root):
             try:
-                yield Store.open(path.parent)
+                yield Store.open(path)
+            except MissingError:
+                pass  # removed meanwhile
             except DiffcacheError as error:
                 yield error
 
@@ -166,7 +168,7 @@ class Cache:
             differences = fitting[0].recipe.differences(fitting[1].recipe)
             raise NotCachedError(
                 f"{self.root}: {len(fitting)} stores have {asked}: {lines}; pass backbone= or recipe= to choose"
-                + (f" (the first two differ in {', '.join(differences[:3])})" if differences else "")
+                + (f" (the first two differ in {', '.join(map(str, differences[:3]))})" if differences else "")
             )
         if found:
             there = "; ".join(
@@ -226,14 +228,12 @@ class Cache:
                 range_rows=_range_rows(group_size, recipe),
                 created_by=__version__,
             )
-            with hold(self.root / ".lock", what=str(self.root), on_event=on_event):
-                for left in self.root.glob(f"{DRAFT}*"):  # nobody else makes stores now, so they are of killed makers
-                    remove(left)
+            with hold(self.root / ROOT_LOCK, what=str(self.root), on_event=on_event):
+                remove_drafts(self.root)
+                if place.exists() and not is_store(place):
+                    raise CacheError(f"{place}: this is in the place of the store and is none; move it away")
                 if place.exists() and not (place / HEADER).exists():
-                    raise CacheError(
-                        f"{place}: damaged: its {HEADER} is gone; `diffcache verify --repair {place}` makes it again "
-                        f"from what the segments say"
-                    )
+                    raise no_header(place)
                 if not place.exists():
                     _build(self.root / draft_name(), place, header, samples)
         store = Store.open(place)
@@ -269,7 +269,7 @@ def _build(draft: Path, place: Path, header: Header, samples: Samples) -> None:
 
 def _require_recipe(store: Store, recipe: Recipe) -> None:
     if store.recipe != recipe:  # the folder's name holds only the beginning of the fingerprint
-        differences = "; ".join(store.recipe.differences(recipe)[:5])
+        differences = "; ".join(map(str, store.recipe.differences(recipe)[:5]))
         raise CacheError(f"{store.path}: written by another recipe: {differences}")
 
 

@@ -82,8 +82,13 @@ class Segment:
     @classmethod
     def read(cls, path: Path) -> Segment:
         """Back from its file; CacheError where it is damaged."""
+        return cls.from_plain(sealed.read_sealed(path), path)
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Plain], path: Path) -> Segment:
+        """Back from the values of its file; CacheError where they cannot be."""
         names = ("segment", "first_row", "rows", "samples", "content_hash", "marked", "skeleton", "store")
-        values = _versioned(path, *names)
+        values = _versioned(values, path, *names)
         segment = cls(
             number=sealed.whole(values["segment"], path),
             first_row=sealed.whole(values["first_row"], path),
@@ -135,7 +140,12 @@ class StoredArray:
     @classmethod
     def read(cls, path: Path, setting: Setting, segment: Segment) -> StoredArray:
         """Back from its file; CacheError where it is damaged or of another place."""
-        values = _versioned(path, "segment", "setting", "block", "features", "committed", "skeleton")
+        return cls.from_plain(sealed.read_sealed(path), path, setting, segment)
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Plain], path: Path, setting: Setting, segment: Segment) -> StoredArray:
+        """Back from the values of its file; CacheError where they cannot be, or are of another place."""
+        values = _versioned(values, path, "segment", "setting", "block", "features", "committed", "skeleton")
         compressed = segment.header.get("compression") is not None
         features = Extents.from_plain(values["features"], where=path, compressed=compressed)
         committed = Extents.from_plain(values["committed"], where=path)
@@ -157,9 +167,8 @@ class StoredArray:
         return cls(spec, features, committed, sealed.digest(values["skeleton"], path))
 
 
-def _versioned(path: Path, *names: str) -> dict[str, Plain]:
-    values = sealed.read_sealed(path)
-    if values.get("format_version") != FORMAT_VERSION:
+def _versioned(values: dict[str, Plain], path: Path, *names: str) -> dict[str, Plain]:
+    if not sealed.is_version(values.get("format_version")):
         raise CacheError(f"{path}: expected format {FORMAT_VERSION}, found {values.get('format_version')!r:.40}")
     return sealed.fields(values, path, "format_version", *names)
 
@@ -258,7 +267,7 @@ def read_segment_marks(root: Path, segment: Segment) -> dict[int, str]:
     """
     path = marks_path(root, segment.number)
     try:
-        values = _versioned(path, "segment", "marks")
+        values = _versioned(sealed.read_sealed(path), path, "segment", "marks")
     except MissingError:
         return {}
     if values["segment"] != segment.number:
@@ -275,6 +284,11 @@ def seal_marks(marks: Mapping[int, str], *, segment: int) -> bytes:
     """The text of a segment's marks; rows counted from the segment's first."""
     texts: dict[str, Plain] = {str(row): marks[row] for row in sorted(marks)}
     return sealed.seal({"format_version": FORMAT_VERSION, "segment": segment, "marks": texts})
+
+
+def receipt_names(root: Path, segment: int) -> frozenset[str]:
+    """Names of the files of receipts of a segment, valid or not."""
+    return frozenset(_names(root / RECEIPTS / segment_name(segment)))
 
 
 class Ledger:
@@ -303,8 +317,9 @@ class Ledger:
                 path = f"{folder}/{name}"
                 try:
                     receipt = Receipt.unseal(read_small(path, limit=sealed.MAX_BYTES), path)
-                    if receipt.name != name:
-                        raise CacheError(f"{path}: damaged: this is the receipt {receipt.name}, of another place")
+                    if (receipt.rows.segment, receipt.name) != (number, name):
+                        own = f"{segment_name(receipt.rows.segment)}/{receipt.name}"
+                        raise CacheError(f"{path}: damaged: this is the receipt {own}, of another place")
                     ledger.add(receipt, path)
                 except CacheError as error:
                     ledger.damaged.append(str(error))

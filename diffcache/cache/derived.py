@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +91,8 @@ class DerivedFeatures(Features):
         """Empty: no row is on disk as it is."""
         return []
 
-    @cached_property
-    def _stored(self) -> Features:
-        return Features(self.store, self.derived_from)
-
     def _row(self, row: int) -> Array:
         return np.asarray(self.gather([row])[0])
-
-    def _open(self) -> None:
-        self._stored._open()
 
     def _fill(self, rows: np.ndarray[Any, np.dtype[np.intp]], out: Array) -> Array:
         row_shape = super().shape[1:]
@@ -108,7 +100,7 @@ class DerivedFeatures(Features):
         piece = np.empty((min(step, len(rows)), *row_shape), self.dtype)
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
-            out[start : start + step] = average(self._stored.gather(some, piece[: len(some)]), self._factor)
+            out[start : start + step] = average(super()._fill(some, piece[: len(some)]), self._factor)
         return out
 
 

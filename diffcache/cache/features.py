@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diffcache.cache.catalog import receipt_names
 from diffcache.cache.display.html import features_html
 from diffcache.cache.files.mapping import map_blocks
 from diffcache.cache.formats.compressed import CompressedRows
@@ -15,7 +17,7 @@ from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.gather import gather, row_numbers
 from diffcache.cache.layout import sized
 from diffcache.cache.store import Store
-from diffcache.errors import CacheError, DependencyError, DiffcacheError, NotCachedError
+from diffcache.errors import CacheError, DependencyError, NotCachedError
 from diffcache.recipe import Recipe
 from diffcache.setting import Setting
 
@@ -26,10 +28,12 @@ Array = np.ndarray[Any, Any]
 
 
 class Features:
-    """The features (rows, C, H, W) of one setting, mapped into memory when they are first read.
+    """The features (rows, C, H, W) of one setting, mapped into memory, as they were when they were opened.
 
-    Indexing takes whatever NumPy takes for rows. It can be pickled: the other side opens the files. Of a compressed
-    store rows are decoded when they are read, and the chunks that were read last are kept.
+    Rows, samples and marks that the store gets later are not seen, also after the store looked again, nor that the
+    setting is removed: what is mapped stays. Indexing takes whatever NumPy takes for rows. It can be pickled: the
+    other side opens the files. Of a compressed store rows are decoded when they are read, and the chunks that were
+    read last are kept.
 
     Args:
         store: the store.
@@ -39,41 +43,81 @@ class Features:
     Attributes:
         setting: the (t, b, pool, draw) of the rows.
         derived_from: the stored setting that the rows are computed from; None where they are stored themselves.
+        marks: rows whose image could not be used, and why; heads leave them out, whatever values they have.
+        committed: which rows are committed, bool (rows,), read-only.
 
     Raises:
-        NotCachedError: the store lacks the setting, or some rows of it.
+        NotCachedError: the store lacks the setting, or some rows of it; they were removed since the store was opened.
+        CacheError: a file of it is damaged, missing or too short.
     """
 
     derived_from: Setting | None = None
 
     def __init__(self, store: Store, setting: Setting, *, partial: bool = False) -> None:
         self.store, self.setting, self._partial = store, setting, partial
+        # What the store has now is kept, as it may look again or be written to.
+        self._segments, self._samples, self.marks = store.segments, store.samples_reader, dict(store.marks)
+        self._receipts = [receipt for receipt in store.receipts if setting in receipt.settings]
+        self.committed = store.committed(setting)
+        self.committed.setflags(write=False)
         lacking = [s for s in store.segments if setting not in store.settings_by_segment[s.number]]
         if len(lacking) == len(store.segments):
             raise NotCachedError(f"{store.path}: {setting} is not cached; {listed(store.settings)}")
         if not partial or lacking:
-            missing = int((~store.committed(setting)).sum())
+            missing = int((~self.committed).sum())
             if missing:
                 raise NotCachedError(
-                    f"{store.path}: {setting} lacks {missing} of {store.rows} rows; extract it again to go on where it "
+                    f"{store.path}: {setting} lacks {missing} of {len(self)} rows; extract it again to go on where it "
                     "stopped" + ("" if lacking else ", or pass partial=True to read what there is")
                 )
         self._arrays = [store.array(setting, segment=segment.number) for segment in store.segments]
         shapes = {(array.spec.shape[1:], array.spec.dtype) for array in self._arrays}
         if len(shapes) != 1:
             raise CacheError(f"{store.path}: damaged: segments of {setting} differ in shape or type: {shapes}")
+        self._maps = self._map()
+        self._require_kept()
+
+    def _map(self) -> list[tuple[int, Array]]:
+        """Maps of the files that there are now, so that no others can come into their place."""
+        blocks: list[tuple[int, Array]] = []
+        if self.store.header.compression is None:
+            row = 0
+            for array in self._arrays:
+                for block in map_blocks(self.store.path, array.features):
+                    blocks.append((row, block))
+                    row += len(block)
+        return blocks
+
+    def _require_kept(self) -> None:
+        """Refuse mapped files that the receipts which were read may not speak of.
+
+        The store may have been read long ago. Where the setting was removed and begun again since then, the files are
+        new, and zeros. It is enough to look once, after mapping: an array that is still listed as it was, and rows
+        that still are committed.
+        """
+        store = Store.open(self.store.path)
+        setting = self._arrays[0].spec.setting
+        kept = store.segments[: len(self._segments)] == self._segments and all(
+            store.array(setting, segment=array.spec.segment) == array for array in self._arrays
+        )
+        if kept:
+            names = {segment.number: receipt_names(store.path, segment.number) for segment in self._segments}
+            if all(receipt.name in names[receipt.rows.segment] for receipt in self._receipts):
+                return
+            kept = not (self.committed & ~store.committed(setting)[: len(self)]).any()  # others may name the rows now
+        if not kept:
+            raise NotCachedError(
+                f"{store.path}: {setting} was removed, or its rows are being written again, since the store was "
+                f"opened; open the store again"
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_reopen, (self.store.path, self.setting, self._partial))
 
     def __repr__(self) -> str:
-        try:
-            content = f"{' x '.join(map(str, self.shape))} {self.dtype}, {sized(self.nbytes)}"
-        except (DiffcacheError, OSError):  # the store was looked at again, and is not what it was
-            content = "damaged"
         return (
-            f"{type(self).__name__}({self.images}/{self.split} {self.setting}, {content}, "
-            f"recipe {self.fingerprint[:16]})"
+            f"{type(self).__name__}({self.images}/{self.split} {self.setting}, {' x '.join(map(str, self.shape))} "
+            f"{self.dtype}, {sized(self.nbytes)}, recipe {self.fingerprint[:16]})"
         )
 
     def _repr_html_(self) -> str:
@@ -83,7 +127,7 @@ class Features:
     def shape(self) -> tuple[int, int, int, int]:
         """(rows, C, H, W)."""
         _, c, h, w = self._arrays[0].spec.shape
-        return (self.store.rows, c, h, w)
+        return (len(self), c, h, w)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -96,17 +140,17 @@ class Features:
         return sum(array.features.nbytes for array in self._arrays)
 
     def __len__(self) -> int:
-        return self.store.rows
+        return len(self.committed)
 
     @property
     def labels(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """int64 (rows,)."""
-        return self.store.samples().labels
+        return self._samples().labels
 
     @property
     def ids(self) -> tuple[str, ...]:
         """Id of each row."""
-        return tuple(self.store.samples().ids)
+        return tuple(self._samples().ids)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -138,11 +182,6 @@ class Features:
         """Name of the block, ``output_blocks.4``."""
         return self._arrays[0].spec.block
 
-    @property
-    def marks(self) -> dict[int, str]:
-        """Rows whose image could not be used, and why; heads leave them out, whatever values they have."""
-        return self.store.marks
-
     @cached_property
     def marked(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which rows are marked, bool (rows,)."""
@@ -150,31 +189,18 @@ class Features:
         mask[list(self.marks)] = True
         return mask
 
-    @cached_property
-    def committed(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Which rows are committed, bool (rows,), as of opening."""
-        return self.store.committed(self.derived_from or self.setting)
-
     @property
     def chunk_rows(self) -> int:
         """Rows of a chunk of the first segment; each segment's chunks begin anew."""
         return self._arrays[0].features.chunk_rows
 
-    @cached_property
+    @property
     def blocks(self) -> list[tuple[int, Array]]:
         """(first row, read-only map) in order: one a segment where the machine allows it, with no copy.
 
         Empty where the store is compressed, whose rows are decoded when they are read.
         """
-        if self._decoded is not None:
-            return []
-        blocks: list[tuple[int, Array]] = []
-        row = 0
-        for array in self._arrays:
-            for block in map_blocks(self.store.path, array.features):
-                blocks.append((row, block))
-                row += len(block)
-        return blocks
+        return self._maps
 
     @cached_property
     def _decoded(self) -> CompressedRows | None:
@@ -226,22 +252,17 @@ class Features:
         if index.ndim != 1:
             raise IndexError(f"gather takes one row number after another, got an array of shape {index.shape}")
         shape = (len(index), *self.shape[1:])
-        self._open()  # so that the files are known to hold such rows before room is taken for them
         if out is None:
             out = np.empty(shape, self.dtype)
         elif out.shape != shape or out.dtype != self.dtype:
             raise ValueError(f"out: expected {shape} of {self.dtype}, got {out.shape} of {out.dtype}")
         return self._fill(index, out)
 
-    def _open(self) -> None:
-        """Map the rows, or open what decodes them."""
-        self.blocks  # noqa: B018 - it is kept
-
     def _fill(self, rows: np.ndarray[Any, np.dtype[np.intp]], out: Array) -> Array:
         """Rows in range into ``out``, which fits them."""
         if self._decoded is not None:
             return self._decoded.gather(rows, out)
-        return gather(self.blocks, rows, out)
+        return gather(self._maps, rows, out)
 
     def dask(self) -> Any:
         """A dask.array of the same rows, cut at the store's chunks, read when it is computed.
@@ -261,10 +282,17 @@ class Features:
             rows, step = array.spec.shape[0], array.features.chunk_rows
             lengths += [min(step, rows - start) for start in range(0, rows, step)]
         chunks = (tuple(lengths), *((size,) for size in self.shape[1:]))
-        name = f"diffcache-{self.fingerprint[:16]}-{self.images}-{self.split}-{self.setting}-{len(self)}"
+        name = f"diffcache-{self.fingerprint[:16]}-{self.images}-{self.split}-{self.setting}-{self._identity()}"
         name += f"-from-{self.derived_from}" if self.derived_from is not None else ""
         meta = np.empty((0, 0, 0, 0), self.dtype)
         return da.from_array(_Sliced(self), chunks=chunks, name=name, lock=False, asarray=False, fancy=False, meta=meta)
+
+    def _identity(self) -> str:
+        """32 digits that stand for the place and content of the rows: dask takes arrays of one name for one."""
+        stored = self._arrays[0].spec.setting
+        parts = [str(self.store.path), *(segment.samples for segment in self._segments)]
+        parts += [receipt.settings[stored] for receipt in self._receipts]
+        return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
     def torch_dataset(self) -> FeatureDataset:
         """A map-style dataset of (tensor (C, H, W) of the storage type, label) for torch's DataLoader."""

@@ -30,6 +30,9 @@ class Header:
         range_rows: rows that a receipt covers, whole groups.
         compression: ``zstd`` where arrays are compressed, which is only read; None where they are raw bytes.
         created_by: version of diffcache that made the store.
+
+    Raises:
+        CacheError: the backbone's name cannot be stored.
     """
 
     images: str
@@ -42,6 +45,13 @@ class Header:
     range_rows: int
     created_by: str
     compression: str | None = None
+
+    def __post_init__(self) -> None:
+        if not sealed.is_name(self.backbone):
+            raise CacheError(
+                f"{self.images}/{self.split}: the backbone's name must be a text in UTF-8 without zero bytes, "
+                f"got {self.backbone!r:.200}"
+            )
 
     def plain(self) -> dict[str, Plain]:
         """As JSON values."""
@@ -77,7 +87,7 @@ class Header:
         Raises:
             CacheError: it is damaged, or of another format.
         """
-        if values.get("format_version") != FORMAT_VERSION:
+        if not sealed.is_version(values.get("format_version")):
             raise CacheError(
                 f"{path}: expected a store of format {FORMAT_VERSION}, found {values.get('format_version')!r:.40}; "
                 f"a newer diffcache may open it"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from diffcache.errors import CacheError, SettingError
+from diffcache.errors import CacheError, SettingError, brief
 from diffcache.setting import Setting
 
 PAGE = 4096
@@ -137,7 +137,8 @@ def checked_name(value: object, what: str) -> str:
         CacheError: it is no text, or holds more than letters, digits, dots, dashes and underscores.
     """
     if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise CacheError(f"{what}: expected letters, digits, dots, dashes and underscores, at most 100, got {value!r}")
+        expected = "letters, digits, dots, dashes and underscores, at most 100"
+        raise CacheError(f"{what}: expected {expected}, got {brief(value)}")
     return value
 
 

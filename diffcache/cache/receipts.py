@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -16,6 +17,8 @@ from diffcache.recipe import FORMAT_VERSION, Plain, canonical_json
 from diffcache.setting import Pass, Setting
 
 FOLDER = "receipts"
+NAME = re.compile(r"\d{9}\.t(-|\d+)\.draw\d+\.[0-9a-f]{12}\.json", re.ASCII)
+"""What a receipt's file is called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,7 @@ _FIELDS = (
 
 
 def _receipt(values: Plain, where: str | Path) -> Receipt:
-    if isinstance(values, dict) and values.get("format_version") != FORMAT_VERSION:
+    if isinstance(values, dict) and not sealed.is_version(values.get("format_version")):
         raise CacheError(
             f"{where}: expected a receipt of format {FORMAT_VERSION}, found {values.get('format_version')!r:.40}; "
             f"a newer diffcache may read it"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from diffcache.cache.files.sealed import is_name, is_utf8
 from diffcache.errors import CacheError
 from diffcache.recipe import canonical_json
 
@@ -38,16 +39,19 @@ class Samples:
                 f"samples: expected {len(ids)} whole-numbered labels, one an id, "
                 f"got an array of shape {labels.shape} and type {labels.dtype}"
             )
+        if labels.dtype.kind == "u" and labels.size and labels.max() >= 2**63:  # it would become a negative one
+            raise CacheError(f"samples: expected labels below 2**63, got {labels.max()}")
         labels = np.array(labels, dtype=np.int64)
         labels.setflags(write=False)
         names = tuple(self.class_names)
         _check_ids(ids)
-        if not all(isinstance(name, str) and "\0" not in name for name in names):
-            raise CacheError(f"samples: class names must be texts, got {names!r:.200}")
+        for name in names:
+            if not is_name(name):
+                raise CacheError(f"samples: class names must be texts in UTF-8 without zero bytes, got {name!r:.200}")
         if names and labels.size and not (labels.min() >= 0 and labels.max() < len(names)):
             row = int(np.flatnonzero((labels < 0) | (labels >= len(names)))[0])
             raise CacheError(
-                f"samples: label {labels[row]} of {ids[row]!r} (row {row}) is none of the {len(names)} classes; "
+                f"samples: label {labels[row]} of {ids[row]!r:.200} (row {row}) is none of the {len(names)} classes; "
                 f"labels must be 0 to {len(names) - 1}"
             )
         object.__setattr__(self, "ids", ids)
@@ -79,11 +83,8 @@ def _check_ids(ids: tuple[str, ...]) -> None:
     for row, id_ in enumerate(ids):
         if not isinstance(id_, str) or not id_ or "\0" in id_:
             raise CacheError(f"samples: the id of row {row} must be a text without zero bytes, got {id_!r:.200}")
-        if not id_.isascii():
-            try:
-                id_.encode()
-            except UnicodeEncodeError:
-                raise CacheError(f"samples: the id of row {row} is not UTF-8: {id_!r:.200}; rename that file") from None
+        if not is_utf8(id_):
+            raise CacheError(f"samples: the id of row {row} is not UTF-8: {id_!r:.200}; rename that file")
     if len(set(ids)) != len(ids):
         seen: set[str] = set()
         twice = next(id_ for id_ in ids if id_ in seen or seen.add(id_))  # type: ignore[func-returns-value]

@@ -56,6 +56,10 @@ def write_stamps(root: Path, rows: RowRange, stamps: Stamps) -> None:
     """Replace the stamps of a range where they changed; nothing is written of images that have none."""
     if not stamps.any() or np.array_equal(read_stamps(root, rows), stamps):
         return
+    write_whole(stamps_path(root, rows), seal_stamps(rows, stamps), tmp=root / "tmp")
+
+
+def seal_stamps(rows: RowRange, stamps: Stamps) -> bytes:
+    """The text of the file of a range's stamps."""
     place = {"segment": rows.segment, "rows": [rows.start, rows.stop]}
-    data = sealed.seal({"format_version": FORMAT_VERSION, **place, "stamps": stamps.tolist()})
-    write_whole(stamps_path(root, rows), data, tmp=root / "tmp")
+    return sealed.seal({"format_version": FORMAT_VERSION, **place, "stamps": stamps.tolist()})

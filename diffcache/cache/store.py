@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from dataclasses import fields
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,14 @@ import numpy as np
 from diffcache.cache import catalog
 from diffcache.cache.catalog import Ledger, Segment, StoredArray
 from diffcache.cache.display.html import store_html
+from diffcache.cache.display.text import printable
 from diffcache.cache.files.disk import bytes_below, refuse_links
 from diffcache.cache.files.lock import hold, left_unfinished
 from diffcache.cache.files.mapping import map_blocks
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.header import HEADER, Header
 from diffcache.cache.layout import RowRange, ranges
+from diffcache.cache.places import no_header
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.samples import Samples
 from diffcache.cache.statistics import Moments, combine
@@ -51,13 +54,13 @@ class Store:
 
         Raises:
             MissingError: there is none.
-            CacheError: its ``store.json`` is damaged or of a newer format.
+            CacheError: its ``store.json`` is gone, damaged, or of a newer format.
         """
         path = Path(path).absolute()
         try:
             return cls(path, Header.read(path / HEADER))
         except MissingError:
-            raise MissingError(f"{path}: no store is here (a store has a {HEADER})") from None
+            raise no_header(path) from None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Store.open, (self.path,))
@@ -68,8 +71,8 @@ class Store:
         except (DiffcacheError, OSError):
             content = "damaged"
         return (
-            f"Store({self.images}/{self.split} {self.fingerprint[:16]}, {content}, backbone {self.backbone}, "
-            f"{self.format})"
+            f"Store({self.images}/{self.split} {self.fingerprint[:16]}, {content}, "
+            f"backbone {printable(self.backbone)}, {self.format})"
         )
 
     def _repr_html_(self) -> str:
@@ -182,8 +185,20 @@ class Store:
         return left_unfinished(self.path / LOCK)
 
     def refresh(self) -> None:
-        """Forget what was read, so that it is read again."""
-        for name in ("segments", "settings_by_segment", "marks", "ledger", "_arrays", "_samples"):
+        """Forget what was read, so that it is read again.
+
+        Raises:
+            MissingError: the store was removed.
+            CacheError: another one was made in its place: what this one was asked for doesn't hold for that.
+        """
+        header = Store.open(self.path).header
+        if header != self.header:
+            names = [f.name for f in fields(Header) if getattr(header, f.name) != getattr(self.header, f.name)]
+            raise CacheError(
+                f"{self.path}: expected the store that was opened, found one that was made in its place since then, "
+                f"which differs in {', '.join(names)}; open it again"
+            )
+        for name in ("segments", "settings_by_segment", "marks", "ledger", "_arrays", "samples_reader"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -212,29 +227,21 @@ class Store:
                 return segment
         raise IndexError(f"{self.path}: row {row} is out of range; the store has {self.rows} rows")
 
-    @cached_property
-    def _samples(self) -> Samples:
-        format_ = get_format(self.format)
-        ids: list[str] = []
-        labels: list[int] = []
-        for segment in self.segments:
-            some_ids, some_labels = format_.read_samples(self.path, segment=segment.number)
-            got = Samples(some_ids, np.asarray(some_labels, dtype=np.int64), self.class_names)
-            if got.checksum() != segment.samples:
-                raise CacheError(
-                    f"{self.path}: damaged: ids and labels of segment {segment.number} are not those it was made with"
-                )
-            ids += some_ids
-            labels += some_labels
-        return Samples(ids, np.asarray(labels, dtype=np.int64), self.class_names)
-
     def samples(self) -> Samples:
         """Ids and labels of all rows; checked against the checksums taken when the rows were added.
 
         Raises:
             CacheError: they cannot be read, or have changed.
         """
-        return self._samples
+        return self.samples_reader()
+
+    @cached_property
+    def samples_reader(self) -> Callable[[], Samples]:
+        """What gives :meth:`samples` of the rows that there are now, also after this store looked again.
+
+        They are read when somebody first asks, and once for all who do.
+        """
+        return cache(partial(_read_samples, self.path, self.header, self.segments))
 
     def content_hashes(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """SHA-256 of each image's content, uint8 (rows, 32); zeros where no row was committed yet."""
@@ -258,7 +265,8 @@ class Store:
 
         Marked rows are left out. See :mod:`diffcache.cache.statistics`.
         """
-        return combine(r.statistics[setting] for r in self.receipts if setting in r.statistics)
+        by_range = {r.rows: r.statistics[setting] for r in self.receipts if setting in r.statistics}
+        return combine(by_range.values())  # several receipts may name it in a range, which counts once
 
     def committed(self, setting: Setting) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which rows are committed, bool (rows,)."""
@@ -311,6 +319,14 @@ class Store:
         *_, height, width = self.array(whole_map, segment=number).spec.shape
         return height if height == width else None
 
+    def require_writable(self) -> None:
+        """Raise CacheError where the store is compressed, and so only read."""
+        if self.header.compression is not None:
+            raise CacheError(
+                f"{self.path}: a store compressed by {self.header.compression} is only read; convert it to a plain "
+                f"one first, with `diffcache convert {self.path} --to CACHE`, and write to that"
+            )
+
     @contextmanager
     def writing(self, on_event: OnEvent = ignore, *, wait: bool = True) -> Iterator[Writer]:
         """Hold the store's lock and write; what was left half made by a killed writer is removed first.
@@ -323,16 +339,12 @@ class Store:
 
         Raises:
             CacheError: the store is compressed, or this thread holds the lock already; there is another
-                writer, where that is not waited for.
+                writer, where that is not waited for; another store was made in the place of this one.
+            MissingError: the store was removed.
         """
         from diffcache.cache.writer import Writer
 
-        if self.header.compression is not None:
-            raise CacheError(
-                f"{self.path}: a store compressed by {self.header.compression} is only read; convert it to a plain "
-                f"one first, with `diffcache convert {self.path} --to CACHE`, and write to that"
-            )
-
+        self.require_writable()
         what = f"{self.images}/{self.split} {self.fingerprint[:16]}"
         with hold(self.path / LOCK, what=what, on_event=on_event, wait=wait):
             refuse_links(self.path)
@@ -346,3 +358,19 @@ class Store:
         from diffcache.cache.part import Part
 
         return Part(self, rows, settings)
+
+
+def _read_samples(root: Path, header: Header, segments: Iterable[Segment]) -> Samples:
+    format_ = get_format(header.format)
+    ids: list[str] = []
+    labels: list[int] = []
+    for segment in segments:
+        some_ids, some_labels = format_.read_samples(root, segment=segment.number)
+        got = Samples(some_ids, np.asarray(some_labels, dtype=np.int64), header.class_names)
+        if got.checksum() != segment.samples:
+            raise CacheError(
+                f"{root}: damaged: ids and labels of segment {segment.number} are not those it was made with"
+            )
+        ids += some_ids
+        labels += some_labels
+    return Samples(ids, np.asarray(labels, dtype=np.int64), header.class_names)

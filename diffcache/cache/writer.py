@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ import numpy as np
 
 from diffcache.cache import catalog
 from diffcache.cache.catalog import Segment, StoredArray
+from diffcache.cache.files import sealed
 from diffcache.cache.files.disk import (
     disk_full,
     flush_folder,
@@ -24,12 +25,12 @@ from diffcache.cache.files.disk import (
 from diffcache.cache.files.extents import Extents, RawFiles
 from diffcache.cache.formats.protocol import ArraySpec, Format, get_format
 from diffcache.cache.formats.skeleton import skeleton
-from diffcache.cache.layout import RowRange, array_name, array_setting, segment_name, segment_number
+from diffcache.cache.layout import RowRange, array_name, segment_name, segment_number
+from diffcache.cache.orphans import array_entries, is_spoken_of, unlisted_arrays
 from diffcache.cache.part import Part, revoke
-from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.samples import Samples
-from diffcache.errors import CacheError, DiffcacheError, DiskFullError, SettingError
+from diffcache.errors import CacheError, DiffcacheError, DiskFullError
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.setting import Setting
 
@@ -87,12 +88,28 @@ class Writer:
                 if min(c, h, w) < 1:
                     raise CacheError(f"{self._root}: {setting}: expected a shape (C, H, W) of at least 1, got {shape}")
                 block = names.get(setting.b, f"block {setting.b}")
+                if not sealed.is_name(block):
+                    raise CacheError(
+                        f"{self._root}: the name of block {setting.b} must be a text in UTF-8 without zero bytes, "
+                        f"got {block!r:.200}"
+                    )
                 specs.append(ArraySpec(setting, block, store.recipe.dtype, (segment.rows, c, h, w), segment.number))
         # All of them are asked for at once: the disk is not filled with arrays that the last one makes useless.
         item = np.dtype(store.recipe.dtype).itemsize
         require_room(self._root, sum(int(np.prod(spec.shape)) * item for spec in specs))
         for spec in specs:
+            self._require_free(spec)
+        for spec in specs:
             self._add_array(spec)
+
+    def _require_free(self, spec: ArraySpec) -> None:
+        """What is in an array's place is no orphan, since those are gone by now: nothing is put over it."""
+        place = self._root / self._format.folder / segment_name(spec.segment)
+        for path in (place / name for name in array_entries(self._format, spec.setting)):
+            if path.exists() or path.is_symlink():
+                raise CacheError(
+                    f"{path}: it is in the place of the array of {spec.setting}, which is not listed; {_REPAIR}"
+                )
 
     def _add_array(self, spec: ArraySpec) -> None:
         store, number = self.store, spec.segment
@@ -166,8 +183,10 @@ class Writer:
         What is committed of them stays. Rows that are written later become zeros.
 
         Args:
-            reasons: row, counted over the store, to one line for people.
+            reasons: row, counted over the store, to one line for people; what UTF-8 cannot hold of it, as of names
+                of files in another encoding, is escaped.
         """
+        reasons = {row: text.encode("utf-8", "backslashreplace").decode() for row, text in reasons.items()}
         by_segment: dict[int, Segment] = {}
         for row in reasons:
             segment = self.store.segment_of(row)
@@ -211,7 +230,7 @@ class Writer:
         for path in sorted(folder.iterdir()):
             number = segment_number(path.name)
             if number is not None and number >= len(self.store.segments):
-                if any(self._speak_of(number)):
+                if is_spoken_of(self._root, number):
                     raise CacheError(
                         f"{path}: damaged: this segment is not listed, and rows of it are committed; {_REPAIR}"
                     )
@@ -225,28 +244,22 @@ class Writer:
                 for setting in sorted(self.store.settings_by_segment[segment.number]):
                     self._set_mask(files, setting, segment)
 
-    def _speak_of(self, segment: int) -> Iterator[Path]:
-        """Receipts and listings of arrays of a segment."""
-        for folder in (RECEIPTS, catalog.ARRAYS):
-            yield from (self._root / folder / segment_name(segment)).glob("*.json")
-
     def _tidy_arrays(self, segment: Segment) -> None:
-        """Arrays that are not listed were never begun, so they go; those that receipts speak of are listed again."""
+        """Orphans were never begun, so they go; other arrays without a listing that can be used are listed again."""
         place = self._root / self._format.folder / segment_name(segment.number)
         if not place.is_dir():
             return  # damage, and not a crash's: reading says so
-        listed = self.store.settings_by_segment[segment.number]
-        for name, paths in self._format.arrays(place).items():
-            try:
-                setting = array_setting(name)
-            except SettingError:
-                continue  # not ours
-            if setting in listed and self._readable(setting, segment):
-                continue
-            if setting in listed or setting in self.store.ledger.settings(segment.number):
+        listed, ledger = self.store.settings_by_segment[segment.number], self.store.ledger
+        there = self._format.arrays(place)
+        for setting in sorted(listed):
+            if array_name(setting) in there and not self._readable(setting, segment):
                 self._list_again(setting, segment)
+        named = ledger.settings(segment.number)
+        for array in unlisted_arrays(self._format, place, listed=listed, named=named, usable=not ledger.damaged):
+            if not array.orphan:
+                self._list_again(array.setting, segment)
                 continue
-            for path in paths:
+            for path in array.paths:
                 remove(path)
             flush_folder(place)
 
@@ -327,6 +340,11 @@ def create_segment(
     """Make a segment's folder at ``draft``, flushed, and the facts that list it."""
     if not len(samples):
         raise CacheError(f"{header.images}/{header.split}: there are no images to make rows for")
+    if number >= 10**5 or len(samples) >= 10**9:  # names have five digits for a segment, nine for a row
+        raise CacheError(
+            f"{header.images}/{header.split}: a store has at most 100,000 segments, each of fewer than 10^9 rows, got "
+            f"segment {number} of {len(samples)} rows; put these images into another image set"
+        )
     with disk_full(draft, 0):
         content_hash, marked = format_.create_segment(draft, samples, header.attributes(), segment=number)
     flush_tree(draft)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from diffcache.cli.progress import shown
+from diffcache.cache.display.text import printable
+from diffcache.cli.output import echo, plain_table, table_lines
+from diffcache.cli.progress import clock, shown
 from diffcache.config import HEADS, SPLITS, Pipeline, head_config, load_pipeline, one_of
 from diffcache.errors import ConfigError, MissingError, NotCachedError
 from diffcache.events import Notice, OnEvent
@@ -16,6 +16,8 @@ from diffcache.setting import Setting
 
 if TYPE_CHECKING:
     from diffcache.experiments import FeatureSet
+
+_NUMBERS = ("images", "settings", "passes", "time")
 
 
 def run_extract(file: str, overrides: Mapping[str, Any], *, settings: Sequence[str] | None) -> None:
@@ -26,13 +28,13 @@ def run_extract(file: str, overrides: Mapping[str, Any], *, settings: Sequence[s
         from diffcache.experiments import extract_pipeline
 
         done = extract_pipeline(pipeline, settings=wanted, on_event=on_event)
+    table = plain_table("store", "backbone", "images", "settings", "passes", "time", "folder", right=_NUMBERS)
     for part in done:
         store = part.store
-        how = f"{part.images:,} computed in {part.seconds:.0f} s" if part.images else "all cached"
-        click.echo(
-            f"{store.images}/{store.split}  {store.backbone:20}  {store.rows:>9,} images  "
-            f"{len(store.settings):>3} settings  {how}  {store.path}"
-        )
+        computed = (f"{part.images:,}", clock(part.seconds)) if part.images else ("all cached", "")
+        values = (f"{store.images}/{store.split}", store.backbone, f"{store.rows:,}", len(store.settings), *computed)
+        table.add_row(*map(printable, (*values, store.path)))
+    echo(table_lines(table))
 
 
 def run_train_heads(
@@ -44,7 +46,8 @@ def run_train_heads(
     recipe: str | None,
 ) -> None:
     """``diffcache train-heads``."""
-    pipeline = _chosen_heads(load_pipeline(file, overrides), heads, _settings(settings))
+    pipeline = load_pipeline(file, overrides)
+    pipeline = _chosen_heads(pipeline, heads, settings=_settings(settings), device=overrides.get("heads.device"))
     with shown() as on_event:
         from diffcache.experiments import train_pipeline
 
@@ -56,24 +59,40 @@ def run_train_heads(
 
 
 def _features(pipeline: Pipeline, recipe: str | None, on_event: OnEvent) -> FeatureSet:
-    """The features from the cache; what is missing is extracted first where images and weights are here."""
+    """The features from the cache; what it lacks of the images that are here is extracted first, or refused."""
     from diffcache.experiments import extract_pipeline, find_features, open_images
-    from diffcache.experiments.checks import check_classes, check_heads, needed_settings
+    from diffcache.experiments.checks import check_classes, check_heads
+    from diffcache.experiments.current import of_current_images
+    from diffcache.experiments.needs import head_settings
 
     check_heads(pipeline)  # before hours of extraction
-    wanted = needed_settings(pipeline)
+    wanted = head_settings(pipeline)
+    if recipe is not None or pipeline.backbone.imported is not None:  # these and no others are meant
+        return _said(pipeline, find_features(pipeline, wanted, recipe=recipe, on_event=on_event), wanted, on_event)
+    found, lacking = None, f"{pipeline.cache}: the features of {pipeline.images.name} are not those of all its images"
     try:
-        found = find_features(pipeline, wanted, recipe=recipe, on_event=on_event)
-    except (NotCachedError, MissingError) as lacking:
-        if recipe is not None or pipeline.backbone.imported is not None:
-            raise
-        try:
-            sources = open_images(pipeline, on_event=on_event)
-            check_classes(pipeline, sources["train"])
-            extract_pipeline(pipeline, settings=wanted, sources=sources, on_event=on_event)
-        except (MissingError, ConfigError) as error:
+        found = find_features(pipeline, wanted, on_event=on_event)
+    except (NotCachedError, MissingError) as error:
+        lacking = str(error)
+    try:
+        sources = open_images(pipeline, on_event=on_event)
+    except (MissingError, ConfigError) as error:
+        if found is None:
             raise NotCachedError(f"{lacking}; and they cannot be extracted here: {error}") from None
-        return find_features(pipeline, wanted, on_event=on_event)
+        on_event(Notice(f"{error}; the cached features are used without a look at the images"))
+        return _said(pipeline, found, wanted, on_event)
+    if found is not None and of_current_images(pipeline, found, wanted, sources=sources, on_event=on_event):
+        return _said(pipeline, found, wanted, on_event)
+    try:
+        check_classes(pipeline, sources["train"])
+        extract_pipeline(pipeline, settings=wanted, sources=sources, on_event=on_event)
+    except (MissingError, ConfigError) as error:
+        raise NotCachedError(f"{lacking}; and they cannot be extracted here: {error}") from None
+    return find_features(pipeline, wanted, on_event=on_event)
+
+
+def _said(pipeline: Pipeline, found: FeatureSet, wanted: Sequence[Setting], on_event: OnEvent) -> FeatureSet:
+    """The features, said to be used as they are."""
     precision = found.stores[SPLITS[0]].recipe.precision
     what = f"{len(wanted)} settings found in {pipeline.cache} ({found.backbone}, {precision})"
     on_event(Notice(f"features of {pipeline.images.name}: {what}"))
@@ -84,8 +103,10 @@ def _settings(texts: Sequence[str] | None) -> tuple[Setting, ...] | None:
     return None if texts is None else tuple(Setting.parse(text) for text in texts)
 
 
-def _chosen_heads(pipeline: Pipeline, kinds: Sequence[str] | None, settings: tuple[Setting, ...] | None) -> Pipeline:
-    """The pipeline with only some heads, or with its heads on some settings."""
+def _chosen_heads(
+    pipeline: Pipeline, kinds: Sequence[str] | None, *, settings: tuple[Setting, ...] | None, device: str | None
+) -> Pipeline:
+    """The pipeline with only some heads, or with its heads on some settings, or on another device than each names."""
     heads = list(pipeline.heads.heads)
     if kinds is not None:
         for kind in kinds:
@@ -94,4 +115,6 @@ def _chosen_heads(pipeline: Pipeline, kinds: Sequence[str] | None, settings: tup
         heads = [named.get(kind) or head_config(kind) for kind in kinds]
     if settings is not None:
         heads = [replace(head, settings=settings) for head in heads]
+    if device is not None:
+        heads = [replace(head, device=device) for head in heads]
     return replace(pipeline, heads=replace(pipeline.heads, heads=tuple(heads)))

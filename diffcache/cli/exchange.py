@@ -23,7 +23,7 @@ def convert(store: str, cache: str, *, to: str, format: str | None, compression:
     with shown() as on_event:
         new = convert_store(source, to, format=format, compression=compression, on_event=on_event)
     form = new.format if new.header.compression is None else f"{new.format} compressed by {new.header.compression}"
-    click.echo(f"{new.images}/{new.split} {new.fingerprint[:16]}: {form}, {_on_disk(new.path)}  {new.path}")
+    click.echo(f"{new.images}/{new.split} {new.fingerprint[:16]}: {form}, {_on_disk(new.path)}  {printable(new.path)}")
 
 
 def _on_disk(folder: Path) -> str:
@@ -78,8 +78,8 @@ def import_(
         )
     shape = " x ".join(map(str, store.array(IMPORTED, segment=0).spec.shape[1:]))
     click.echo(
-        f"{store.images}/{store.split}  {store.backbone}  {store.rows:,} rows of {shape} {store.recipe.dtype}, "
-        f"{len(store.class_names)} classes  {IMPORTED}  {store.path}"
+        f"{store.images}/{store.split}  {printable(store.backbone)}  {store.rows:,} rows of {shape} "
+        f"{store.recipe.dtype}, {len(store.class_names)} classes  {IMPORTED}  {printable(store.path)}"
     )
 
 

@@ -14,10 +14,9 @@ from diffcache.cache.files.disk import bytes_below
 from diffcache.cache.layout import sized
 from diffcache.cache.tidying.garbage import sweep
 from diffcache.cache.tidying.removal import remove_settings, remove_store, require_settings, setting_bytes
-from diffcache.cli.output import counted, say_damaged, wide
+from diffcache.cli.output import counted, echo, plain_table, say_damaged, table_lines
 from diffcache.cli.progress import shown
 from diffcache.cli.stores import one_folder
-from diffcache.cli.tables import plain_table
 from diffcache.errors import ConfigError, DiffcacheError
 from diffcache.heads.uses import read_runs, runs_of
 from diffcache.setting import Setting
@@ -29,16 +28,15 @@ def diff_stores(a: str, b: str, root: str) -> bool:
     """Print what differs between two stores; whether anything does."""
     stores = [Store.open(one_folder(what, root)) for what in (a, b)]
     differences = compare_stores(*stores)
-    out = wide()
     for letter, store in zip("AB", stores, strict=True):
-        out.print(f"{letter}  {store.images}/{store.split} {store.fingerprint[:16]}  {printable(store.path)}")
+        click.echo(f"{letter}  {store.images}/{store.split} {store.fingerprint[:16]}  {printable(store.path)}")
     if not differences:
-        out.print("nothing differs")
+        click.echo("nothing differs")
         return False
     table = plain_table("", "A", "B")
     for difference in differences:
         table.add_row(*(printable(text) for text in (difference.what, difference.a, difference.b)))
-    out.print(table)
+    echo(table_lines(table))
     return True
 
 
@@ -51,7 +49,6 @@ def remove(stores: Sequence[str], root: str, *, settings: Sequence[str] | None, 
     folders = list(dict.fromkeys(one_folder(what, root) for what in stores))
     wanted = None if settings is None else tuple(sorted({Setting.parse(text) for text in settings}))
     made, broken = read_runs(runs)
-    out = wide()
     opened: dict[str, Store] = {}
     for folder in folders:
         try:
@@ -70,11 +67,11 @@ def remove(stores: Sequence[str], root: str, *, settings: Sequence[str] | None, 
                 raise
             say_damaged([str(error)])
             what, size, users, name = "", bytes_below(folder), [], "/".join(folder.parts[-3:])
-        out.print(f"remove{what} {printable(name)}: {sized(size)}, {printable(folder)}")
+        click.echo(f"remove{what} {printable(name)}: {sized(size)}, {printable(folder)}")
         if users:
             shown_ids = ", ".join(printable(run.id) for run in users[:_RUNS_SHOWN])
             more = f" and {len(users) - _RUNS_SHOWN:,} more" if len(users) > _RUNS_SHOWN else ""
-            out.print(f"  used by {counted(len(users), 'run')} in {printable(runs)}: {shown_ids}{more}")
+            click.echo(f"  used by {counted(len(users), 'run')} in {printable(runs)}: {shown_ids}{more}")
     say_damaged(broken)
     if not yes:
         if not _asked_of_a_person():
@@ -86,25 +83,24 @@ def remove(stores: Sequence[str], root: str, *, settings: Sequence[str] | None, 
                 remove_store(folder, on_event=on_event)
             else:
                 remove_settings(opened[str(folder)], wanted, on_event=on_event)
-    out.print("removed")
+    click.echo("removed")
 
 
 def _asked_of_a_person() -> bool:
     return sys.stdin.isatty()
 
 
-def collect(root: str, *, delete: bool) -> None:
+def collect(root: str, *, delete: bool, foreign: bool = False) -> None:
     """List what killed processes left in a cache; delete it where that is asked for."""
-    found = sweep(open_cache(root), delete=delete)
-    out = wide()
+    found = sweep(open_cache(root), delete=delete, foreign=foreign)
     if found.garbage:
         table = plain_table("size", "what it is", "path", right=("size",))
         for item in found.garbage:
             table.add_row(sized(item.nbytes), printable(item.why), printable(item.path))
-        out.print(table)
+        echo(table_lines(table))
         done = "deleted" if delete else "nothing was deleted; pass --delete to delete this"
-        out.print(f"{sized(found.nbytes)} in {counted(len(found.garbage), 'place')}; {done}")
+        click.echo(f"{sized(found.nbytes)} in {counted(len(found.garbage), 'place')}; {done}")
     else:
-        out.print("nothing to delete")
+        click.echo("nothing to delete")
     for line in found.skipped:
         click.echo(f"skipped: {printable(line)}", err=True)

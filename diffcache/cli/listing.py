@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,8 @@ from diffcache.cache import Store, open_cache
 from diffcache.cache.display.summary import distinct_fallbacks, provenance_values, times
 from diffcache.cache.display.text import printable
 from diffcache.cache.layout import sized
-from diffcache.cli.output import counted, print_facts, say_damaged, wide
-from diffcache.cli.stores import named_runs, no_store, store_folders
-from diffcache.cli.tables import console, plain_table
+from diffcache.cli.output import counted, echo, fact_lines, percent, plain_table, say_damaged, table_lines
+from diffcache.cli.stores import named_folders, named_runs, no_store
 from diffcache.errors import DiffcacheError, NotCachedError
 from diffcache.heads.runs import RUN_JSON, load_run
 from diffcache.heads.uses import read_runs, sources
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from diffcache.heads import Run
+    from diffcache.heads.uses import Source
     from diffcache.setting import Setting
 
-_MARKS_SHOWN = 5
+_MARKS_SHOWN, _NAMES_SHOWN = 5, 12
 
 
 def list_cards() -> None:
@@ -37,7 +38,7 @@ def list_cards() -> None:
     table = plain_table("card", "what it is")
     for name in card_names():
         table.add_row(name, load_card(name).title)
-    console().print(table)
+    echo(table_lines(table))
 
 
 def list_blocks(name: str | Path) -> None:
@@ -49,27 +50,38 @@ def list_blocks(name: str | Path) -> None:
     table = plain_table("b", "name", "channels", "map", right=("b", "channels", "map"))
     for block in card_blocks(card):
         table.add_row(str(block.number), block.name, str(block.channels), f"{block.height}x{block.width}")
-    out = console()
     steps = f"t 0 to {card.schedule.steps - 1} ({card.schedule.name} schedule)" if card.schedule else "no noise: t is -"
-    out.print(f"{card.name}: {card.title}\n{steps}")
-    out.print(table)
+    click.echo(f"{printable(card.name)}: {printable(card.title)}\n{steps}")
+    echo(table_lines(table))
 
 
-def list_stores(root: str, *, runs: str) -> None:
-    """The stores of a cache, a line each, with the number of runs that were made from it."""
+def list_stores(root: str, *, runs: str) -> bool:
+    """The stores of a cache, a line each, with the number of runs that were made from it; whether all are readable."""
     cache = open_cache(root)
     stores, damaged = cache.stores(), list(cache.damaged)
     made, broken = read_runs(runs)
     table = _stores_table(stores, made, damaged)
-    out = wide()
-    out.print(printable(cache.root))
-    out.print(table if table.row_count else "no stores")
-    known = {(store.images, store.split, store.fingerprint) for store in stores}
-    lost = sum(not all((s.images, s.split, s.fingerprint) in known for s in sources(run)) for run in made)
+    click.echo(printable(cache.root))
+    _print_rows(table, "no stores")
+    known = {_key(store) for store in stores}
+    lost = sum(not all(_key(source) in known for source in sources(run)) for run in made)
     if lost:
         of_all = f"{lost:,} of {counted(len(made), 'run')} in {printable(runs)}"
-        out.print(f"{of_all}: some of their features are not in this cache")
+        click.echo(f"{of_all}: some of their features are not in this cache")
     say_damaged([*damaged, *broken])
+    return not damaged and not broken
+
+
+def _key(what: Store | Source) -> tuple[str, str, str]:
+    """Where a store is in a cache."""
+    return (what.images, what.split, what.fingerprint[:16])
+
+
+def _print_rows(table: Table, otherwise: str) -> None:
+    if table.row_count:
+        echo(table_lines(table))
+    else:
+        click.echo(otherwise)
 
 
 def _stores_table(stores: Sequence[Store], runs: Sequence[Run], damaged: list[str]) -> Table:
@@ -78,7 +90,7 @@ def _stores_table(stores: Sequence[Store], runs: Sequence[Run], damaged: list[st
         "images", "fingerprint", "backbone", "precision", "type", "format", "rows", "settings", "complete", "size",
         "runs", right=("rows", "settings", "complete", "size", "runs"),
     )  # fmt: skip
-    users = Counter(key for run in runs for key in {(s.images, s.split, s.fingerprint) for s in sources(run)})
+    users = Counter(key for run in runs for key in set(map(_key, sources(run))))
     for store in stores:
         try:
             rows, settings, room = f"{store.rows:,}", store.settings, sized(store.disk_bytes)
@@ -101,80 +113,81 @@ def _stores_table(stores: Sequence[Store], runs: Sequence[Run], damaged: list[st
             len(settings),
             complete,
             room,
-            users[store.images, store.split, store.fingerprint],
+            users[_key(store)],
         )
         table.add_row(*map(printable, shown))
     return table
 
 
-def list_one(what: str, root: str, *, runs: str) -> None:
-    """A store and the runs made from it, or a run and the stores that its features came from.
+def list_one(what: str, root: str, *, runs: str) -> bool:
+    """A store and the runs made from it, or a run and the stores that its features came from; whether all is readable.
 
     Raises:
         NotCachedError: nothing has that name.
     """
     if (Path(what) / RUN_JSON).is_file():
         _list_runs([load_run(what)], root)
-        return
+        return True
     made, broken = read_runs(runs)
-    folders = store_folders(what, root)
+    folders = named_folders(what, root)
     named = named_runs(what, made)
     if not folders and not named:
         raise NotCachedError(
             f"{no_store(what, root)}; and no run in {runs} has an id that begins so"
             + (f" ({len(broken)} runs cannot be read: {broken[0]})" if broken else "")
         )
+    damaged: list[str] = []
     if folders:
-        _list_stores(folders, made)
+        _list_stores(folders, made, damaged)
     if named:
         _list_runs(named, root)
-    say_damaged(broken)
+    say_damaged([*damaged, *broken])
+    return not damaged and not broken
 
 
-def _list_stores(folders: Sequence[Path], made: Sequence[Run]) -> None:
-    stores, damaged = [], []
+def _list_stores(folders: Sequence[Path], made: Sequence[Run], damaged: list[str]) -> None:
+    stores, keys = [], set()
     for folder in folders:
         try:
             stores.append(Store.open(folder))
+            keys.add(_key(stores[-1]))
         except DiffcacheError as error:
             damaged.append(str(error))
-    out = wide()
+            images, split, name = folder.parts[-3:]
+            keys.add((images, split, name))
     table = _stores_table(stores, made, damaged)
     if table.row_count:
-        out.print(table)
-    keys = {(store.images, store.split, store.fingerprint) for store in stores}
+        echo(table_lines(table))
+        click.echo()
     users = plain_table("run", "head", "setting", "test top-1", "made from", right=("test top-1",))
     for run in made:
-        roles = [s.role for s in sources(run) if (s.images, s.split, s.fingerprint) in keys]
+        roles = [source.role for source in sources(run) if _key(source) in keys]
         if roles:
-            values = (f"{run.images}/{run.id}", run.kind, run.setting, _percent(run.top1.value), " and ".join(roles))
+            values = (f"{run.images}/{run.id}", run.kind, run.setting, percent(run.top1.value), " and ".join(roles))
             users.add_row(*map(printable, values))
-    out.print()
-    out.print(users if users.row_count else "no runs")
-    say_damaged(damaged)
+    _print_rows(users, "no runs")
 
 
 def _list_runs(runs: Sequence[Run], root: str) -> None:
     try:
-        stores = {(store.images, store.split, store.fingerprint): store for store in open_cache(root).stores()}
+        stores = {_key(store): store for store in open_cache(root).stores()}
     except DiffcacheError:
         stores = {}
-    out = wide()
     for number, run in enumerate(runs):
         if number:
-            out.print()
-        out.print(f"{printable(run.images)}/{printable(run.id)}  {printable(run.path)}", style="bold")
+            click.echo()
+        click.secho(f"{printable(run.images)}/{printable(run.id)}  {printable(run.path)}", bold=True)
         top1 = run.top1
         facts = {
             "head": run.kind,
             "setting": run.setting,
             "backbone": run.backbone,
-            "test top-1": f"{_percent(top1.value)} ({_percent(top1.low)}-{_percent(top1.high)})",
+            "test top-1": f"{percent(top1.value)} ({percent(top1.low)}-{percent(top1.high)})",
         }
-        print_facts(facts)
+        echo(fact_lines(facts))
         table = plain_table("made from", "images", "fingerprint", "stored", "store")
         for source in sources(run):
-            store = stores.get((source.images, source.split, source.fingerprint))
+            store = stores.get(_key(source))
             for setting in source.settings:
                 values = (
                     f"{source.role} {setting}",
@@ -183,7 +196,7 @@ def _list_runs(runs: Sequence[Run], root: str) -> None:
                     *(("", "not in this cache") if store is None else (_stored(store, setting), store.path)),
                 )
                 table.add_row(*map(printable, values))
-        out.print(table)
+        echo(table_lines(table))
 
 
 def _stored(store: Store, setting: Setting) -> str:
@@ -197,19 +210,15 @@ def _stored(store: Store, setting: Setting) -> str:
         return "damaged"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}"
-
-
-def show_stores(which: str | None, root: str) -> None:
-    """Everything about some stores of a cache."""
+def show_stores(which: str | None, root: str) -> bool:
+    """Everything about some stores of a cache; whether all of it is readable."""
     if which is None:
         cache = open_cache(root)
-        stores, damaged = cache.stores(), list(cache.damaged)
+        stores, damaged = list(cache.stores()), list(cache.damaged)
         if not stores and not damaged:
             raise NotCachedError(f"{cache.root}: no stores; extract something into it first")
     else:
-        folders, stores, damaged = store_folders(which, root), [], []
+        folders, stores, damaged = named_folders(which, root), [], []
         if not folders:
             raise NotCachedError(no_store(which, root))
         for folder in folders:
@@ -217,51 +226,53 @@ def show_stores(which: str | None, root: str) -> None:
                 stores.append(Store.open(folder))
             except DiffcacheError as error:
                 damaged.append(str(error))
-    for store in stores:
+    for number, store in enumerate(stores):
+        if number:
+            click.echo()
+        damaged += _show(store)
+    say_damaged(damaged)
+    return not damaged
+
+
+def _show(store: Store) -> list[str]:
+    """Print what is known of a store; what cannot be read is a line each."""
+    click.secho(f"{store.images}/{store.split}  {printable(store.path)}", bold=True)
+    damaged = []
+    for part in (_facts, _settings, _marks, _making):
         try:
-            _show(store)
-        except BrokenPipeError:  # of standard output, as with `| head`
-            raise
+            lines = part(store)
         except DiffcacheError as error:
             damaged.append(str(error))
         except OSError as error:
             damaged.append(f"{store.path}: cannot be read: {error.strerror or error}")
-    say_damaged(damaged)
+        else:
+            echo(lines)
+    with suppress(DiffcacheError, OSError):
+        damaged += store.damaged
+    return list(dict.fromkeys(damaged))
 
 
-def _show(store: Store) -> None:
-    out = wide()
-    out.print(f"{store.images}/{store.split}  {printable(store.path)}", style="bold")
+def _facts(store: Store) -> list[str]:
+    names = ", ".join(store.class_names[:_NAMES_SHOWN]) + (", ..." if len(store.class_names) > _NAMES_SHOWN else "")
     facts = {
         "fingerprint": store.fingerprint,
         "backbone": store.backbone,
         "format": store.format,
         "compression": store.header.compression,
         "rows": f"{store.rows:,} in {counted(len(store.segments), 'segment')}",
-        "classes": f"{len(store.class_names)}: {', '.join(store.class_names[:12])}"
-        + (", ..." if len(store.class_names) > 12 else ""),
-        "group size": str(store.group_size),
+        "classes": f"{len(store.class_names)}: {names}",
+        "group size": store.group_size,
         "size": sized(store.disk_bytes) + (f", {sized(store.nbytes)} uncompressed" if store.header.compression else ""),
         "marked rows": f"{len(store.marks):,}" if store.marks else None,
     }
-    print_facts(facts)
-    click.echo("recipe")
-    for line in json.dumps(store.recipe.plain(), indent=2).splitlines()[1:-1]:
-        click.echo(line)
-    _show_settings(store)
-    _show_marks(store)
-    _show_making(store)
-    say_damaged(store.damaged)
-    click.echo()
+    return [*fact_lines(facts), "recipe", *json.dumps(store.recipe.plain(), indent=2).splitlines()[1:-1]]
 
 
-def _show_settings(store: Store) -> None:
+def _settings(store: Store) -> list[str]:
     """Shape, how much is committed, and statistics where the receipts carry them."""
-    measured = (
-        ("min", "max", "mean", "deviation", "saturated")
-        if any(receipt.statistics for receipt in store.receipts)
-        else ()
-    )
+    measured: tuple[str, ...] = ()
+    if any(receipt.statistics for receipt in store.receipts):
+        measured = ("min", "max", "mean", "deviation", "saturated")
     table = plain_table("setting", "shape", "committed", *measured, right=("committed", *measured))
     for setting in store.settings:
         try:
@@ -273,7 +284,7 @@ def _show_settings(store: Store) -> None:
             continue
         committed = "all" if rows == store.rows else f"{rows:,} of {store.rows:,}"
         table.add_row(str(setting), shape, committed, *(_measured(store, setting) if measured else ()))
-    wide().print(table)
+    return table_lines(table)
 
 
 def _measured(store: Store, setting: Setting) -> tuple[str, ...]:
@@ -287,9 +298,9 @@ def _measured(store: Store, setting: Setting) -> tuple[str, ...]:
     return (*(f"{value:.4g}" for value in shown), f"{values['saturated']:,}")
 
 
-def _show_marks(store: Store) -> None:
+def _marks(store: Store) -> list[str]:
     if not store.marks:
-        return
+        return []
     rows = sorted(store.marks)[:_MARKS_SHOWN]
     try:
         ids = {row: store.samples().ids[row] for row in rows}  # loads zarr or h5py; only where something is marked
@@ -298,24 +309,23 @@ def _show_marks(store: Store) -> None:
     table = plain_table("marked row", "id", "why", right=("marked row",))
     for row in rows:
         table.add_row(f"{row:,}", *(printable(text) for text in (ids.get(row, ""), store.marks[row])))
-    out = wide()
-    out.print(table)
-    if len(store.marks) > len(rows):
-        out.print(f"and {len(store.marks) - len(rows):,} more marked rows")
+    more = len(store.marks) - len(rows)
+    return [*table_lines(table), *([f"and {more:,} more marked rows"] if more else [])]
 
 
-def _show_making(store: Store) -> None:
+def _making(store: Store) -> list[str]:
     """Fallbacks and provenance, of all receipts together."""
     receipts = store.receipts
-    for fallback, count in distinct_fallbacks(receipts):
-        click.echo(f"fallback in {count:,} of {counted(len(receipts), 'receipt')}: {printable(_fallback(fallback))}")
+    lines = [
+        f"fallback in {count:,} of {counted(len(receipts), 'receipt')}: {printable(_fallback(fallback))}"
+        for fallback, count in distinct_fallbacks(receipts)
+    ]
     if not receipts:
-        return
+        return lines
     facts = {name: ", ".join(values) for name, values in provenance_values(receipts).items()}
     if (made := times(receipts)) is not None:
         facts["made"] = made[0] if made[0] == made[1] else f"{made[0]} to {made[1]}"
-    click.echo("provenance")
-    print_facts({f"  {printable(name)}": value for name, value in facts.items()})
+    return [*lines, "provenance", *fact_lines({f"  {printable(name)}": value for name, value in facts.items()})]
 
 
 def _fallback(values: Mapping[str, Any]) -> str:

@@ -25,25 +25,34 @@ INTERRUPTED = 130  # what shells give a process that Ctrl-C ended
 class _Group(click.Group):
     """Prints an error of diffcache's as one line, without a traceback."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of this file, which is that of use."""
+        return list(self.commands)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except DiffcacheError as error:
-            from diffcache.cache.display.text import printable
-
-            click.echo(f"diffcache: {printable(error)}", err=True)
+            _say(str(error))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt as error:
-            line = str(error) or "interrupted; what was committed is kept, and the same command goes on from there"
-            click.echo(f"\n{line}", err=True)
+            goes_on = ctx.invoked_subcommand in ("extract", "train-heads")
+            kept = "; what was committed is kept, and the same command goes on from there" if goes_on else ""
+            click.echo(f"\n{str(error) or f'interrupted{kept}'}", err=True)
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:  # the reader of a pipe has gone, as with `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(1)
         except OSError as error:  # the machine's own refusals: no permission, a read-only file system, ...
             place = f"{error.filename}: " if error.filename else ""
-            click.echo(f"diffcache: {place}{error.strerror or error}", err=True)
+            _say(f"{place}{error.strerror or error}")
             ctx.exit(1)
+
+
+def _say(error: str) -> None:
+    from diffcache.cache.display.text import printable
+
+    click.echo(f"diffcache: {printable(error)}", err=True)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -52,7 +61,7 @@ def main() -> None:
     """Extract the features of a frozen diffusion U-Net once, then train heads from the cache."""
 
 
-@main.command()
+@main.command(short_help="Stage one: write the features that a pipeline names.")
 @pipeline_file
 @grid_options
 @extract_options
@@ -64,7 +73,7 @@ def extract(pipeline: str, **options: Any) -> None:
     run_extract(pipeline, overrides(options), settings=options["setting"])
 
 
-@main.command()
+@main.command(short_help="What `extract` would do, and what that takes.")
 @pipeline_file
 @grid_options
 @extract_options
@@ -77,7 +86,7 @@ def plan(pipeline: str, timed: bool, **options: Any) -> None:
     run_plan(pipeline, overrides(options), settings=options["setting"], timed=timed)
 
 
-@main.command("train-heads")
+@main.command("train-heads", short_help="Stage two: train heads from the cache.")
 @pipeline_file
 @grid_options
 @extract_options
@@ -92,7 +101,7 @@ def train_heads(pipeline: str, **options: Any) -> None:
     )
 
 
-@main.command()
+@main.command(short_help="The networks, and their blocks.")
 @click.argument("card", required=False)
 def blocks(card: str | None) -> None:
     """List the blocks of CARD: number, name and shape. Without CARD, list the cards."""
@@ -101,35 +110,39 @@ def blocks(card: str | None) -> None:
     list_cards() if card is None else list_blocks(card)
 
 
-@main.command()
+@main.command(short_help="Stores and runs, and which of them belong together.")
 @click.argument("what", required=False)
 @click.option("--cache", default="cache", show_default=True, help="Root folder of the cache.")
 @click.option("--runs", default="runs", show_default=True, help="Folder of the runs.")
-def ls(what: str | None, cache: str, runs: str) -> None:
+@click.pass_context
+def ls(ctx: click.Context, what: str | None, cache: str, runs: str) -> None:
     """List the stores of a cache, or show WHAT: the runs made from a store, or the stores a run was made from.
 
-    WHAT is a store's folder, the beginning of its fingerprint (images/split/... where several begin so), a run's
-    folder, or the beginning of its id.
+    WHAT is a store's folder or its name (images/split/fingerprint, or a part of that; of the fingerprint its beginning
+    is enough), a run's folder, or the beginning of a run's id.
     """
     from diffcache.cli.listing import list_one, list_stores
 
-    list_stores(cache, runs=runs) if what is None else list_one(what, cache, runs=runs)
+    well = list_stores(cache, runs=runs) if what is None else list_one(what, cache, runs=runs)
+    ctx.exit(int(not well))
 
 
-@main.command()
+@main.command(short_help="A store's recipe, settings and provenance.")
 @click.argument("store", required=False)
 @click.option("--cache", default="cache", show_default=True, help="Root folder of the cache.")
-def info(store: str | None, cache: str) -> None:
+@click.pass_context
+def info(ctx: click.Context, store: str | None, cache: str) -> None:
     """Show a store: its recipe, its settings and what is committed.
 
-    STORE is a store's folder or the beginning of its fingerprint; without it all are shown.
+    STORE is a store's folder or its name (images/split/fingerprint, or a part of that; of the fingerprint its beginning
+    is enough); without it all are shown.
     """
     from diffcache.cli.listing import show_stores
 
-    show_stores(store, cache)
+    ctx.exit(int(not show_stores(store, cache)))
 
 
-@main.command()
+@main.command(short_help="What differs between two stores.")
 @click.argument("a")
 @click.argument("b")
 @click.option("--cache", default="cache", show_default=True, help="Root folder of the cache.")
@@ -137,14 +150,14 @@ def info(store: str | None, cache: str) -> None:
 def diff(ctx: click.Context, a: str, b: str, cache: str) -> None:
     """Show what differs between the stores A and B; exit with 1 where something does.
 
-    A and B are stores' folders, or beginnings of their fingerprints (images/split/... where several begin so).
+    A and B are stores' folders or names, such as train/8ad3 (of the fingerprint its beginning is enough).
     """
     from diffcache.cli.housekeeping import diff_stores
 
     ctx.exit(int(diff_stores(a, b, cache)))
 
 
-@main.command()
+@main.command(short_help="Remove stores, or some settings of them.")
 @click.argument("stores", nargs=-1, required=True, metavar="STORE...")
 @click.option("--setting", metavar="SETTING,...", help="Remove only these settings, such as t90/b24/pool2.")
 @click.option("--cache", default="cache", show_default=True, help="Root folder of the cache.")
@@ -153,7 +166,7 @@ def diff(ctx: click.Context, a: str, b: str, cache: str) -> None:
 def rm(stores: tuple[str, ...], setting: str | None, cache: str, runs: str, yes: bool) -> None:
     """Remove stores, or some settings of them; runs that were made from them stay.
 
-    STORE is a store's folder or the beginning of its fingerprint (images/split/... where several begin so).
+    STORE is a store's folder or its name, such as train/8ad3 (of the fingerprint its beginning is enough).
     """
     from diffcache.cli.housekeeping import remove
 
@@ -161,33 +174,39 @@ def rm(stores: tuple[str, ...], setting: str | None, cache: str, runs: str, yes:
     remove(stores, cache, settings=settings, runs=runs, yes=yes)
 
 
-@main.command()
+@main.command(short_help="What killed processes have left.")
 @click.option("--cache", default="cache", show_default=True, help="Root folder of the cache.")
 @click.option("--delete", is_flag=True, help="Delete it; otherwise it is only listed.")
-def gc(cache: str, delete: bool) -> None:
+@click.option("--foreign", is_flag=True, help="Also what repairs have put aside, since it was no part of a store.")
+def gc(cache: str, delete: bool, foreign: bool) -> None:
     """List what killed processes have left in a cache, and delete it with --delete."""
     from diffcache.cli.housekeeping import collect
 
-    collect(cache, delete=delete)
+    collect(cache, delete=delete, foreign=foreign)
 
 
-@main.command()
+@main.command(short_help="Check every byte of stores, and repair them.")
 @click.argument("what", nargs=-1, metavar="[PIPELINE|STORE]...")
-@click.option("--cache", default="cache", show_default=True, help="Root folder of the cache.")
+@grid_options
+@extract_options
+@backbone_options
 @click.option("--recompute", type=click.IntRange(0), default=0, metavar="N", help="Run N random rows again, compare.")
 @click.option("--repair", is_flag=True, help="Put right what is damaged; with a PIPELINE, compute what is missing.")
 @click.pass_context
-def verify(ctx: click.Context, what: tuple[str, ...], cache: str, recompute: int, repair: bool) -> None:
+def verify(ctx: click.Context, what: tuple[str, ...], recompute: int, repair: bool, **options: Any) -> None:
     """Read whole stores and check every byte: those of a PIPELINE file, some, or all of the cache.
 
-    Exit status 0: all is well; 1: something is damaged; 3: nothing is damaged, but rows are missing.
+    Options that `extract` has too replace what PIPELINE says. STOREs are looked for in --cache, "cache" by default.
+
+    Exit status 0: all is well; 1: something is damaged; 2: something could not be looked at, or not be done; 3: nothing
+    is damaged, but rows are missing, or what tells other software of committed and marked rows is behind.
     """
     from diffcache.cli import verifying
 
-    ctx.exit(verifying.verify(what, cache, recompute=recompute, repair=repair))
+    ctx.exit(verifying.verify(what, options, recompute=recompute, repair=repair))
 
 
-@main.command()
+@main.command(short_help="Another format, compressed or plain.")
 @click.argument("store")
 @click.option("--to", required=True, metavar="CACHE", help="Root folder of another cache, where it goes.")
 @click.option("--format", type=click.Choice(["zarr", "hdf5"]), help="Format; the store's own by default.")
@@ -196,14 +215,14 @@ def verify(ctx: click.Context, what: tuple[str, ...], cache: str, recompute: int
 def convert(store: str, to: str, format: str | None, compress: bool, cache: str) -> None:
     """Write STORE in another format, or compressed or plain, into another cache; all of it is checked.
 
-    STORE is a store's folder or the beginning of its fingerprint (images/split/... where several begin so).
+    STORE is a store's folder or its name, such as train/8ad3 (of the fingerprint its beginning is enough).
     """
     from diffcache.cli import exchange
 
     exchange.convert(store, cache, to=to, format=format, compression="zstd" if compress else None)
 
 
-@main.command()
+@main.command(short_help="Features to .npy, .safetensors or .parquet.")
 @click.argument("store")
 @click.argument("setting")
 @click.argument("out", type=click.Path())
@@ -212,14 +231,14 @@ def convert(store: str, to: str, format: str | None, compress: bool, cache: str)
 def export(store: str, setting: str, out: str, cache: str, force: bool) -> None:
     """Write the features of SETTING, with ids and labels, to OUT: .npy, .safetensors or .parquet by its ending.
 
-    STORE is a store's folder or the beginning of its fingerprint (images/split/... where several begin so).
+    STORE is a store's folder or its name, such as train/8ad3 (of the fingerprint its beginning is enough).
     """
     from diffcache.cli import exchange
 
     exchange.export(store, setting, out, cache, replace=force)
 
 
-@main.command("import")
+@main.command("import", short_help="Features made elsewhere.")
 @click.argument("features", type=click.Path())
 @click.option("--labels", required=True, type=click.Path(), help="Text file, a number or class a line, or .npy.")
 @click.option("--ids", type=click.Path(), help="Text file, an id a line, or .npy; row numbers by default.")

@@ -110,7 +110,9 @@ grid_options = _all(
     click.option("--pool", type=_Numbers(), help="Pool sides; 0 keeps whole maps."),
     click.option("--draws", type=int, metavar="K", help="Noise draws an image."),
     click.option(
-        "--setting", type=_Words("SETTING,..."), help="These settings instead of the grid, such as t90/b24/pool2."
+        "--setting",
+        type=_Words("SETTING,..."),
+        help="These settings, with all draws, instead of the grid, such as t90/b24/pool2.",
     ),
 )
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
+from diffcache.cache.display.text import printable
 from diffcache.cache.layout import sized
-from diffcache.cli.output import counted, print_facts, wide
-from diffcache.cli.progress import clock, shown
-from diffcache.cli.tables import plain_table
+from diffcache.cli.output import counted, echo, fact_lines, plain_table, table_lines
+from diffcache.cli.progress import clock, per_second, shown
 from diffcache.config import load_pipeline
 from diffcache.experiments.plan import Job, Plan, plan_pipeline
+from diffcache.extraction.matching import named
+from diffcache.extraction.survey import marked_text
 from diffcache.setting import Pass, Setting
 
 _FLOPS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP")
@@ -50,7 +52,7 @@ def _print_jobs(plan: Plan) -> None:
             f"{sum(job.passes.values()):,}" if job.card.has_network else "no network",
             sized(written) if written else "nothing",
         )
-    wide().print(table)
+    echo(table_lines(table))
     for job in plan.jobs:
         where = f"{job.images}/{job.split} ({job.card.name})"
         if job.lacking:
@@ -65,9 +67,14 @@ def _print_jobs(plan: Plan) -> None:
 def _say_changes(job: Job, where: str) -> None:
     if job.found is None:
         return
+    assert job.store is not None
     for rows, what in ((job.found.changes.changed, "changed"), (job.found.changes.removed, "removed")):
         if rows:
-            click.echo(f"to be marked in {where}: {counted(len(rows), f'{what} image')}")
+            names = printable(named(job.store, rows))
+            click.echo(f"to be marked in {where}: {counted(len(rows), f'{what} image')} ({names})")
+    marked = marked_text(job.store, job.found)
+    if marked is not None:
+        click.echo(f"{where}: {printable(marked)}")
 
 
 def _print_costs(plan: Plan) -> None:
@@ -77,19 +84,21 @@ def _print_costs(plan: Plan) -> None:
     if plan.calibration is not None and plan.seconds is not None:
         made = plan.calibration
         weights = "" if made.real_weights else ", with random weights"
+        forward, decode = (per_second(1 / seconds) for seconds in (made.forward_seconds, made.decode_seconds))
+        about = f"at most about {clock(plan.seconds)}, a guess" if made.guess else f"about {clock(plan.seconds)}"
+        smaller = f", where those of the extraction have {made.asked}" if made.guess else ""
         time = (
-            f"about {clock(plan.seconds)}: {1 / made.forward_seconds:,.3g} images/s through the network in groups of "
-            f"{made.group_size}{weights}, {1 / made.decode_seconds:,.3g} images/s decoded beside it; measured just now"
+            f"{about}: {forward} images/s through the network in groups of {made.group_size}{smaller}{weights}, "
+            f"{decode} images/s decoded beside it; measured just now"
         )
-    print_facts(
-        {
-            "passes": f"{counted(plan.passes, 'image')} through the network, each counted once a (t, draw)",
-            "arithmetic": _flops(plan.flops) + per_image,
-            "disk": f"{sized(plan.new_bytes)} to write, {sized(plan.free_bytes)} free on the disk of {plan.cache}",
-            "memory": f"about {sized(plan.memory_bytes)} for the network, in groups of {', '.join(map(str, sizes))}",
-            "time": time,
-        }
-    )
+    facts = {
+        "passes": f"{counted(plan.passes, 'image')} through the network, each counted once a (t, draw)",
+        "arithmetic": _flops(plan.flops) + per_image,
+        "disk": f"{sized(plan.new_bytes)} to write, {sized(plan.free_bytes)} free on the disk of {plan.cache}",
+        "memory": f"about {sized(plan.memory_bytes)} for the network, in groups of {', '.join(map(str, sizes))}",
+        "time": time,
+    }
+    echo(fact_lines(facts))
 
 
 def grid_text(settings: Iterable[Setting]) -> str:

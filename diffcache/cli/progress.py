@@ -93,7 +93,7 @@ class _BarView(_View):
 
     def progress(self, event: Progress, rate: _Rate) -> None:
         if event.task not in self.ids:
-            self.ids[event.task] = self.bars.add_task(event.task, total=event.total, rate="", amount="")
+            self.ids[event.task] = self.bars.add_task(printable(event.task), total=event.total, rate="", amount="")
         task = self.ids[event.task]
         self.bars.update(task, completed=event.done, total=event.total, rate=rate.text(event), amount=_amount(event))
         if event.done >= event.total:
@@ -118,7 +118,7 @@ class _LineView(_View):
 
 
 def _line(event: Progress, rate: _Rate) -> str:
-    return f"{event.task}: {_amount(event)}  {rate.text(event)}".rstrip()
+    return f"{printable(event.task)}: {_amount(event)}  {rate.text(event)}".rstrip()
 
 
 def _amount(event: Progress) -> str:
@@ -129,10 +129,11 @@ def _amount(event: Progress) -> str:
 
 
 def _rate(rate: float, unit: str) -> str:
-    return f"{sized(round(rate))}/s" if unit == "bytes" else f"{_number(rate)} {unit}/s"
+    return f"{sized(round(rate))}/s" if unit == "bytes" else f"{per_second(rate)} {unit}/s"
 
 
-def _number(rate: float) -> str:
+def per_second(rate: float) -> str:
+    """``2,250``, ``98.3``, ``0.0712``: three digits, and no exponent where there is another way."""
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 

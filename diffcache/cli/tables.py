@@ -5,31 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
+import click
 
+from diffcache.cli.output import echo, percent, plain_table, table_lines
 from diffcache.config import Pipeline
 
 if TYPE_CHECKING:
     from diffcache.experiments import HeadsResult
     from diffcache.heads import PairedDifference
-
-
-_WIDTH = 140
-
-
-def console() -> Console:
-    """Standard output, never too narrow for a table: a narrow terminal breaks lines, and nothing is cut."""
-    width = max(Console().width, _WIDTH)
-    return Console(width=width, highlight=False, markup=False, emoji=False)  # a path may hold [brackets] and :colons:
-
-
-def plain_table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """A table without vertical lines, so that rows can be copied."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=True)
-    return table
 
 
 def print_heads(result: HeadsResult, pipeline: Pipeline) -> None:
@@ -46,27 +29,27 @@ def print_heads(result: HeadsResult, pipeline: Pipeline) -> None:
             run.kind,
             "raw pixels" if run is result.pixels else str(run.setting),
             "" if run is result.pixels else names.get(run.setting.b, ""),
-            _percent(run.validation_top1),
-            _percent(run.top1.value),
-            f"{_percent(run.top1.low)}-{_percent(run.top1.high)}",
-            *([_percent(run.top5.value) if run.top5 else ""] if top5 else []),
+            percent(run.validation_top1),
+            percent(run.top1.value),
+            f"{percent(run.top1.low)}-{percent(run.top1.high)}",
+            *([percent(run.top5.value) if run.top5 else ""] if top5 else []),
             f"{run.parameters:,}",
             str(run.best_epoch),
             "cached" if run.reused else f"{run.seconds:.1f}",
             best,
             style="bold" if best else None,
         )
-    out = console()
-    rows = runs[0].top1.total
-    out.print(
-        f"\n{pipeline.images.name}: top-1 accuracy on {rows:,} test images, in %; the best are chosen on validation"
-    )
-    out.print(table)
+    tested = sorted({run.top1.total for run in runs})  # several where images are marked in some stores only
+    rows = f"{tested[0]:,}" if len(tested) == 1 else f"{tested[0]:,} to {tested[-1]:,}"
+    name = pipeline.images.name
+    click.echo(f"\n{name}: top-1 accuracy on {rows} test images, in %; the best are chosen on validation")
+    echo(table_lines(table))
     if (gain := result.gain_over_pixels()) is not None:
-        out.print(f"best linear over raw pixels: {_points(gain)}")
+        common = f", on the {gain.total:,} test images of both" if tested != [gain.total] else ""
+        click.echo(f"best linear over raw pixels: {_points(gain)}{common}")
     if result.best_other is not None and (gain := result.gain_over_linear()) is not None:
-        out.print(f"best other ({result.best_other.kind}) over best linear: {_points(gain)}")
-    out.print(f"runs: {pipeline.runs / pipeline.images.name}", soft_wrap=True)
+        click.echo(f"best other ({result.best_other.kind}) over best linear: {_points(gain)}")
+    click.echo(f"runs: {pipeline.runs / pipeline.images.name}")
 
 
 def block_names(name: str | Path) -> dict[int, str]:
@@ -75,10 +58,6 @@ def block_names(name: str | Path) -> dict[int, str]:
     from diffcache.backbones.card import load_card
 
     return {block.number: block.name for block in card_blocks(load_card(name))}
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}"
 
 
 def _points(gain: PairedDifference) -> str:

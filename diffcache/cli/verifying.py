@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from diffcache.cache import open_cache
-from diffcache.cache.checking.verify import Verification, store_folders
+from diffcache.cache.checking.verify import Verification
 from diffcache.cache.display.text import printable
-from diffcache.cache.layout import short_place, sized
-from diffcache.cli.output import counted, say_damaged
+from diffcache.cache.layout import RowRange, short_place, sized
+from diffcache.cache.places import store_folders
+from diffcache.cli.options import overrides
+from diffcache.cli.output import counted
 from diffcache.cli.planning import grid_text
 from diffcache.cli.progress import shown
 from diffcache.cli.stores import one_folder
@@ -19,52 +22,82 @@ from diffcache.config import load_pipeline
 from diffcache.errors import ConfigError, DiffcacheError
 from diffcache.events import OnEvent
 from diffcache.experiments.checking import Checked, check_pipeline, check_store
+from diffcache.setting import Setting
 
-WELL, DAMAGED, INCOMPLETE = 0, 1, 3
-"""Exit status; 2 is that of a wrong command line. Damaged stores count before incomplete ones."""
+WELL, DAMAGED, FAILED, INCOMPLETE = 0, 1, 2, 3
+"""Exit status. FAILED: something could not be looked at, or not be done, as with a wrong command line; it counts behind
+damaged stores, and before those that are incomplete or behind."""
 
 _SHOWN = 20
 
 
-def verify(what: Sequence[str], cache: str, *, recompute: int, repair: bool) -> int:
+def verify(what: Sequence[str], options: Mapping[str, Any], *, recompute: int, repair: bool) -> int:
     """``diffcache verify``; the exit status."""
     statuses = []
     failed = False
     with shown() as on_event:
-        for each in _checked(what, cache, recompute=recompute, repair=repair, on_event=on_event):
+        for each in _guarded(_checked(what, options, recompute=recompute, repair=repair, on_event=on_event)):
+            error = each.failed if isinstance(each, Checked) else each
             if isinstance(each, Checked):
                 _print(each)
                 statuses.append(each.status)
-            else:
-                say_damaged([str(each)])
+            if error is not None:
+                click.echo(f"diffcache: {printable(error)}", err=True)
                 failed = True
     if not statuses and not failed:
         click.echo("no stores")
-    if failed or "damaged" in statuses:
+    if "damaged" in statuses:
         return DAMAGED
-    return INCOMPLETE if "incomplete" in statuses else WELL
+    if failed:
+        return FAILED
+    return INCOMPLETE if {"incomplete", "behind"} & set(statuses) else WELL
 
 
 def _checked(
-    what: Sequence[str], cache: str, *, recompute: int, repair: bool, on_event: OnEvent
+    what: Sequence[str], options: Mapping[str, Any], *, recompute: int, repair: bool, on_event: OnEvent
 ) -> Iterator[Checked | DiffcacheError]:
-    """The stores, as they are done, and the errors of those that nothing can be done for."""
+    """The stores, as they are done, and the errors of what cannot be looked at."""
     pipelines = [one for one in what if one.endswith(".toml")]
-    if recompute and len(pipelines) < len(what or [None]):
+    _require_pipelines(pipelines, options, recompute=recompute > 0 and len(pipelines) < max(len(what), 1))
+    for one in pipelines:
+        yield from _guarded(_of_pipeline(one, options, recompute=recompute, repair=repair, on_event=on_event))
+    cache = str(options["cache"] or "cache")
+    stores = [one for one in what if one not in pipelines] if what else map(str, store_folders(open_cache(cache).root))
+    for one in stores:
+        yield from _guarded(_of_store(one, cache, repair=repair, on_event=on_event))
+
+
+def _guarded(checks: Iterator[Checked | DiffcacheError]) -> Iterator[Checked | DiffcacheError]:
+    """The checks, and last the error that ends them early, so that it ends no others."""
+    try:
+        yield from checks
+    except DiffcacheError as error:
+        yield error
+
+
+def _require_pipelines(pipelines: Sequence[str], options: Mapping[str, Any], *, recompute: bool) -> None:
+    """Refuse options that only a pipeline file gives a meaning to, where it is missing."""
+    if recompute:
         raise ConfigError(
             "verify --recompute: the network and the images are needed; name the pipeline file in place of a store"
         )
-    for one in what:
-        if one in pipelines:
-            yield from check_pipeline(load_pipeline(one), recompute=recompute, repair=repair, on_event=on_event)
-    paths = [_folder(one, cache) for one in what if one not in pipelines]
-    if not what:
-        paths = store_folders(open_cache(cache).root)
-    for path in paths:
-        try:
-            yield check_store(path, repair=repair, on_event=on_event)
-        except DiffcacheError as error:
-            yield error
+    given = [name for name, value in options.items() if value is not None and name != "cache"]
+    if given and not pipelines:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"verify {names}: that replaces what a pipeline file says; name the file")
+
+
+def _of_pipeline(
+    file: str, options: Mapping[str, Any], *, recompute: int, repair: bool, on_event: OnEvent
+) -> Iterator[Checked | DiffcacheError]:
+    pipeline = load_pipeline(file, overrides(options))
+    texts = options["setting"]
+    settings = None if texts is None else tuple(Setting.parse(text) for text in texts)
+    yield from check_pipeline(pipeline, settings=settings, recompute=recompute, repair=repair, on_event=on_event)
+
+
+def _of_store(which: str, cache: str, *, repair: bool, on_event: OnEvent) -> Iterator[Checked]:
+    yield check_store(_folder(which, cache), repair=repair, on_event=on_event)
 
 
 def _folder(which: str, cache: str) -> Path:
@@ -75,8 +108,8 @@ def _folder(which: str, cache: str) -> Path:
 
 def _print(checked: Checked) -> None:
     after = checked.after or checked.before
-    name = short_place(checked.path)
-    was = "" if checked.before.status == checked.status else f", was {checked.before.status}"
+    name = printable(short_place(checked.path))
+    was = "" if checked.after is None or checked.before.status == checked.status else f", was {checked.before.status}"
     click.echo(f"{name}: {checked.status}{was}; {_read(after)}")
     _lines("damaged", map(str, checked.before.damage))
     if checked.repair is not None:
@@ -86,14 +119,16 @@ def _print(checked: Checked) -> None:
         made = checked.recomputed
         inexact = made.values - made.exact
         text = f"{counted(made.rows, 'row')} run through the network again, {counted(made.values, 'value')} compared"
-        text += f"; the largest difference is {made.apart:.2g} of the tolerance" if inexact else "; bit for bit"
+        if inexact:
+            text += f"; the largest difference is {made.apart:.2g} of the tolerance"
+        elif made.values and not made.wrong:
+            text += "; bit for bit"
         click.echo(f"  {text}")
+        _lines("not compared", checked.left_out)
         _lines("damaged", made.wrong.values())
     if checked.computed:
         click.echo(f"  computed: {counted(checked.computed, 'image')} through the network, each counted once a pass")
-    for setting, ranges in after.missing.items():
-        rows = sum(part.rows for part in ranges)
-        click.echo(f"  incomplete: {setting} lacks {rows:,} of {after.rows:,} rows")
+    _lines("incomplete", _lacking(after))
     if checked.lacking:
         click.echo(f"  incomplete: not there at all: {grid_text(checked.lacking)}")
     _lines("behind", map(str, after.behind))
@@ -101,6 +136,16 @@ def _print(checked: Checked) -> None:
         click.echo(f"  {counted(len(after.leftovers), 'leftover')} of killed writers; `diffcache gc` lists them")
     if checked.status == "damaged" and checked.repair is None:
         click.echo("  `diffcache verify --repair` puts right what it can; with the pipeline file it computes the rest")
+
+
+def _lacking(found: Verification) -> Iterator[str]:
+    """A line for all the settings that lack the same rows."""
+    together: dict[tuple[RowRange, ...], list[Setting]] = {}
+    for setting, ranges in found.missing.items():
+        together.setdefault(tuple(ranges), []).append(setting)
+    for ranges, settings in together.items():
+        which, verb = (str(settings[0]), "lacks") if len(settings) == 1 else (grid_text(settings), "lack")
+        yield f"{which} {verb} {sum(part.rows for part in ranges):,} of {found.rows:,} rows"
 
 
 def _read(found: Verification) -> str:

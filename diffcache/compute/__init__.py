@@ -10,15 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffcache.compute.background import Behind, ahead
-    from diffcache.compute.devices import device_facts, resolve_device
+    from diffcache.compute.devices import device_facts, require_values, resolve_device
+    from diffcache.compute.memory import memory_for, out_of_memory
     from diffcache.compute.precision import resolve_precision, torch_dtype
 
-__all__ = ["Behind", "ahead", "device_facts", "resolve_device", "resolve_precision", "torch_dtype"]
+__all__ = [
+    "Behind",
+    "ahead",
+    "device_facts",
+    "memory_for",
+    "out_of_memory",
+    "require_values",
+    "resolve_device",
+    "resolve_precision",
+    "torch_dtype",
+]
 
 _HOME = {
     "Behind": "background",
     "ahead": "background",
     "device_facts": "devices",
+    "memory_for": "memory",
+    "out_of_memory": "memory",
+    "require_values": "devices",
     "resolve_device": "devices",
     "resolve_precision": "precision",
     "torch_dtype": "precision",

@@ -34,6 +34,12 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
+def require_values(device: torch.device) -> None:
+    """Raise DeviceError on the ``meta`` device, which is there and can compute nothing."""
+    if device.type == "meta":
+        raise DeviceError("device 'meta' holds shapes and no values; choose another with --device")
+
+
 def device_facts(device: torch.device) -> dict[str, Any]:
     """What can move a feature's last bits, as plain values: device, threads, library versions."""
     on_gpu = device.type == "cuda"

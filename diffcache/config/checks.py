@@ -61,7 +61,8 @@ def one_of(*words: str) -> Check:
 
     def check(value: Any, where: str) -> str:
         if not isinstance(value, str) or value not in words:
-            hint = f" ({nearest(value, words)})" if isinstance(value, str) else ""
+            near = nearest(value, words) if isinstance(value, str) else ""
+            hint = f" ({near})" if near.startswith("did") else ""  # else it would list all the words again
             raise fail(where, "one of " + ", ".join(f'"{word}"' for word in words) + hint, value)
         return value
 

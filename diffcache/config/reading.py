@@ -186,8 +186,9 @@ def _read(cls: type, values: Any, where: str, folder: Path | None, **fixed: Any)
 
 
 def _within(folder: Path, place: Path) -> Path:
-    """A place relative to a folder, without ``..`` in it where that is only spelling."""
-    return Path(os.path.normpath(folder / place))
+    """A place relative to a folder; what is above a link is what is above the folder that it leads to."""
+    path = folder / place
+    return Path(os.path.realpath(path)) if ".." in path.parts else path
 
 
 def _table(value: Any, where: str) -> dict[str, Any]:

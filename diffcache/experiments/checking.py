@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffcache.backbones import Card, load_card, pixels_card
-from diffcache.cache import RowRange, Samples, Store, open_cache
+from diffcache.backbones import Card
+from diffcache.cache import Samples, Store, open_cache
 from diffcache.cache.checking.repair import Hashes, Repair, repair_store
 from diffcache.cache.checking.verify import Verification, verify_store
 from diffcache.cache.part import revoke
 from diffcache.config import SPLITS, Pipeline
-from diffcache.errors import DiffcacheError, ImageError, MissingError, NotCachedError
+from diffcache.errors import ConfigError, DiffcacheError, ImageError, MissingError, NotCachedError
 from diffcache.events import OnEvent, ignore
-from diffcache.experiments.imported import imported_stores
+from diffcache.experiments.imported import imported_places, imported_stores
+from diffcache.experiments.needs import network_needs, pipeline_settings, pixel_needs
 from diffcache.experiments.opening import open_images, pipeline_backbone
-from diffcache.experiments.recipes import PIXELS, pipeline_recipe, pixels_recipe, possible_precisions, split_settings
+from diffcache.experiments.recipes import chosen_recipe, pipeline_recipe, possible_precisions
 from diffcache.experiments.stage_one import extract_into
-from diffcache.extraction.matching import match
+from diffcache.extraction.matching import CHANGED, GONE, Changes, apply_changes, find_changes, match, refuse_changes
 from diffcache.images import ImageSource
+from diffcache.images.subset import Subset
 from diffcache.recipe import Recipe
 from diffcache.setting import Setting
 
@@ -39,26 +42,32 @@ class Checked:
         before: the store as it was found.
         repair: what was put right without the network, where that was asked for.
         recomputed: what random rows gave that were run again, where that was asked for.
+        left_out: one line for each image that those rows could not be compared by.
+        withdrawn: whether what the network does not give counts as missing now.
         computed: images that passed the network to fill what was missing, each counted once a pass.
         after: the store as it was left, where it was written to.
         lacking: settings that the pipeline asks for and the store does not have at all.
+        failed: why not all was done that was asked for.
     """
 
     path: Path
     before: Verification
     repair: Repair | None = None
     recomputed: Recomputed | None = None
+    left_out: tuple[str, ...] = ()
+    withdrawn: bool = False
     computed: int = 0
     after: Verification | None = None
     lacking: tuple[Setting, ...] = ()
+    failed: DiffcacheError | None = None
 
     @property
     def status(self) -> str:
-        """``well``, ``incomplete`` or ``damaged``, as it was left."""
+        """``well``, ``behind``, ``incomplete`` or ``damaged``, as it was left."""
         found = (self.after or self.before).status
-        if self.after is None and self.recomputed is not None and self.recomputed.wrong:
+        if self.recomputed is not None and self.recomputed.wrong and not self.withdrawn:
             return "damaged"
-        return "incomplete" if found == "well" and self.lacking else found
+        return "incomplete" if found in ("well", "behind") and self.lacking else found
 
 
 def check_store(path: Path, *, repair: bool, on_event: OnEvent = ignore) -> Checked:
@@ -70,40 +79,72 @@ def check_store(path: Path, *, repair: bool, on_event: OnEvent = ignore) -> Chec
     before = verify_store(path, on_event=on_event)
     if not repair or before.status == "well":
         return Checked(path, before)
-    repaired = repair_store(path, on_event=on_event)
+    try:
+        repaired = repair_store(path, on_event=on_event)
+    except DiffcacheError as error:
+        return Checked(path, before, failed=error)
     return Checked(path, before, repaired, after=verify_store(path, on_event=on_event))
 
 
 def check_pipeline(
-    pipeline: Pipeline, *, recompute: int = 0, repair: bool = False, on_event: OnEvent = ignore
-) -> Iterator[Checked]:
+    pipeline: Pipeline,
+    *,
+    settings: Sequence[Setting] | None = None,
+    recompute: int = 0,
+    repair: bool = False,
+    on_event: OnEvent = ignore,
+) -> Iterator[Checked | DiffcacheError]:
     """Verify the stores of a pipeline, and repair them with its images and its network.
+
+    Images that were removed or changed since are refused or marked by ``extract.on_changed``, before anything that is
+    stored of them is given up. Images that were added are left to an extraction.
 
     Args:
         pipeline: names the cache, the image set and the backbone.
+        settings: what the stores should have, instead of the pipeline's grid.
         recompute: how many random rows of each store to run through the network again; 0 for none.
         repair: whether to put right what is damaged, and to compute what is bad or missing.
         on_event: hears of progress.
 
     Yields:
-        Each store, as it is done.
+        Each store, as it is done, or the error of one that cannot be looked at: it keeps no other from being checked.
 
     Raises:
         NotCachedError: the cache has no store of the pipeline.
-        DiffcacheError: images or weights are not here and are needed, or a store cannot be written to.
+        ConfigError: there is no network to compute with.
+        DiffcacheError: images are not here and are needed.
     """
     if pipeline.backbone.imported is not None:
-        for store in imported_stores(pipeline, open_cache(pipeline.cache)).values():
-            yield check_store(store.path, repair=repair, on_event=on_event)
+        if recompute:
+            raise ConfigError(
+                f"{pipeline.file}: the features of {pipeline.backbone.imported} are imported, so there is no network "
+                f"to run rows through again; verify them without --recompute"
+            )
+        cache = open_cache(pipeline.cache)
+        places = imported_places(pipeline, cache)
+        for split in SPLITS:
+            for path in places[split]:
+                yield tried(partial(check_store, path, repair=repair, on_event=on_event))
+        if not all(places.values()):
+            imported_stores(pipeline, cache)  # says what is lacking, and how to import it
         return
-    stores = list(_stores(pipeline))
+    stores = list(_stores(pipeline, pipeline_settings(pipeline, settings)))
     if not stores:
         raise NotCachedError(
             f"{pipeline.cache}: there is no store of {pipeline.images.name} by this pipeline's recipe; extract it first"
         )
     sources = open_images(pipeline, on_event=on_event) if repair or recompute else {}
     for one in stores:
-        yield _Check(pipeline, one, sources.get(one.split), on_event).run(recompute=recompute, repair=repair)
+        check = _Check(pipeline, one, sources.get(one.split), on_event)
+        yield tried(partial(check.run, recompute=recompute, repair=repair))
+
+
+def tried(check: Callable[[], Checked]) -> Checked | DiffcacheError:
+    """What a check gives, or the error that it ends with."""
+    try:
+        return check()
+    except DiffcacheError as error:
+        return error
 
 
 @dataclass(frozen=True)
@@ -117,17 +158,16 @@ class _Place:
     settings: tuple[Setting, ...]
 
 
-def _stores(pipeline: Pipeline) -> Iterator[_Place]:
-    cache, card = open_cache(pipeline.cache), load_card(pipeline.backbone.card)
-    wanted = pipeline.extract.settings
-    needs = [(card, pipeline_recipe(pipeline, precision=p), wanted) for p in possible_precisions(pipeline)]
-    if pipeline.heads.pixels:
-        needs.append((pixels_card(card), pixels_recipe(pipeline), (PIXELS,)))
-    for network, recipe, settings in needs:
-        for split in SPLITS:
-            path = cache.place(images=pipeline.images.name, split=split, recipe=recipe)
-            if path.is_dir():
-                yield _Place(path, split, network, recipe, split_settings(settings, split))
+def _stores(pipeline: Pipeline, wanted: Sequence[Setting]) -> Iterator[_Place]:
+    """The stores that are there; of several precisions only the one that would be used has to have what is wanted."""
+    cache = open_cache(pipeline.cache)
+    chosen = chosen_recipe(pipeline, cache, wanted, any_device=True)
+    recipes = [pipeline_recipe(pipeline, precision=precision) for precision in possible_precisions(pipeline)]
+    needs = [(need, recipe == chosen) for recipe in recipes for need in network_needs(pipeline, recipe, wanted)]
+    for need, used in (*needs, *((need, True) for need in pixel_needs(pipeline))):
+        path = cache.place(images=pipeline.images.name, split=need.split, recipe=need.recipe)
+        if path.is_dir():
+            yield _Place(path, need.split, need.card, need.recipe, need.settings if used else ())
 
 
 class _Check:
@@ -145,30 +185,29 @@ class _Check:
 
     def run(self, *, recompute: int, repair: bool) -> Checked:
         path = self.place.path
-        before = verify_store(path, on_event=self.on_event)
-        repaired, recomputed, computed = None, None, 0
-        if repair and before.status != "well":
-            samples = Samples(self.source.ids, self.source.labels, self.source.class_names)
-            repaired = repair_store(
-                path, samples=samples, content_hash_of=self._content_hashes(), on_event=self.on_event
-            )
-        if recompute:
-            recomputed = self._recompute(recompute)
-        if repair:
-            store = Store.open(path)
-            if recomputed is not None and recomputed.wrong:
-                self._revoke(store, recomputed.wrong)
-            computed = self._fill(store)
-        written = repaired is not None or computed > 0
-        return Checked(
-            path=path,
-            before=before,
-            repair=repaired,
-            recomputed=recomputed,
-            computed=computed,
-            after=verify_store(path, on_event=self.on_event) if written else None,
-            lacking=self._lacking(),
-        )
+        checked = Checked(path, verify_store(path, on_event=self.on_event))
+        try:
+            if repair and checked.before.status != "well":
+                checked = replace(checked, repair=self._repair())
+            if recompute:
+                found = self._recompute(recompute)
+                checked = replace(checked, recomputed=found, left_out=self._left_out(found.changes))
+                if repair and found.wrong:
+                    self._withdraw(found)
+                    checked = replace(checked, withdrawn=True)
+            if repair:
+                checked = replace(checked, computed=self._fill())
+        except DiffcacheError as error:
+            checked = replace(checked, failed=error)
+        written = checked.repair is not None or checked.withdrawn or checked.computed > 0
+        if written or (repair and checked.failed is not None):
+            checked = replace(checked, after=verify_store(path, on_event=self.on_event))
+        return replace(checked, lacking=self._lacking())
+
+    def _repair(self) -> Repair:
+        samples = Samples(self.source.ids, self.source.labels, self.source.class_names)
+        hashes = self._content_hashes()
+        return repair_store(self.place.path, samples=samples, content_hash_of=hashes, on_event=self.on_event)
 
     def _lacking(self) -> tuple[Setting, ...]:
         try:
@@ -209,26 +248,45 @@ class _Check:
 
         return digests
 
-    def _revoke(self, store: Store, wrong: Mapping[tuple[Setting, RowRange], str]) -> None:
-        """Let what the network does not give count as missing."""
-        with store.writing(on_event=self.on_event):
-            for setting, rows in wrong:
+    def _left_out(self, changes: Changes) -> tuple[str, ...]:
+        ids = Store.open(self.place.path).samples().ids
+        reasons = {**dict.fromkeys(changes.changed, CHANGED), **dict.fromkeys(changes.removed, GONE)}
+        return tuple(f"{ids[row]!r}: {reason}" for row, reason in sorted(reasons.items()))
+
+    def _withdraw(self, found: Recomputed) -> None:
+        """Let what the network does not give count as missing, unless images are refused that it was made of.
+
+        Once nothing is committed of a range, nothing says which images it was made of.
+        """
+        store = Store.open(self.place.path)
+        with store.writing(on_event=self.on_event) as writer:
+            changes = find_changes(store, self.source, match(store, self.source), on_event=self.on_event)
+            read = {*changes.changed, *found.changes.changed}  # also where the file's stamp is what it was
+            changes = replace(changes, changed=tuple(sorted(read)))
+            if self.pipeline.extract.on_changed == "error":
+                refuse_changes(store, changes)
+            apply_changes(writer, changes, on_event=self.on_event)
+            for setting, rows in found.wrong:
                 for receipt in store.ledger.at(rows):
                     if setting in receipt.settings:
                         revoke(store, receipt, frozenset([setting]))
 
-    def _fill(self, store: Store) -> int:
+    def _fill(self) -> int:
         """Compute what is missing of the store's settings and of the pipeline's; how many images' passes that took."""
+        store = Store.open(self.place.path)
         own = [setting for setting in store.settings if not store.is_complete(setting)]
         wanted = {*own, *self._lacking()}
         if not wanted:
             return 0
+        matching = match(store, self.source)
+        here = matching.rows[matching.rows >= 0]
+        source = Subset(self.source, here) if matching.added and len(here) else self.source
         done = extract_into(
             self.pipeline,
             self.place.card,
             self.place.recipe,
             sorted(wanted),
-            source=self.source,
+            source=source,
             split=self.place.split,
             derive=False,
             on_event=self.on_event,

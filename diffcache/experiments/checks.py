@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from diffcache.backbones import check_setting, load_card
 from diffcache.backbones.blocks import card_blocks
 from diffcache.cache.exchange.importing import IMPORTED
 from diffcache.config import SPLITS, Pipeline
 from diffcache.errors import ConfigError, HeadError, SettingError
+from diffcache.experiments.needs import evaluated, head_settings
 from diffcache.heads import stratified_split
 from diffcache.heads.models import CNN_SIDE, check_fit, fits
 from diffcache.images import ImageSource
-from diffcache.setting import Setting
 
 
 def check_heads(pipeline: Pipeline) -> None:
@@ -20,19 +18,19 @@ def check_heads(pipeline: Pipeline) -> None:
 
     Raises:
         ConfigError: it names no heads.
-        SettingError: a setting that the backbone does not have.
+        SettingError: a setting that the backbone does not have, or at another draw than heads are evaluated on.
         HeadError: a head that does not fit one of its settings.
     """
     if not pipeline.heads.heads:
         raise ConfigError(f"{pipeline.file}: no heads; add a table such as [heads.linear]")
     if pipeline.backbone.imported is not None:
-        for setting in needed_settings(pipeline):
+        for setting in head_settings(pipeline):
             if setting != IMPORTED:
                 raise SettingError(f"{setting}: imported features have the one setting {IMPORTED}")
         return  # what shape they have, only their store knows
     card = load_card(pipeline.backbone.card)
     blocks = card_blocks(card)
-    for setting in needed_settings(pipeline):
+    for setting in head_settings(pipeline):
         check_setting(setting, card, blocks)
     for head in pipeline.heads.heads:
         settings = sorted(evaluated(pipeline)) if isinstance(head.settings, str) else head.settings
@@ -52,19 +50,3 @@ def check_classes(pipeline: Pipeline, source: ImageSource) -> None:
     stratified_split(
         source.labels, heads.validation, seed=heads.split_seed, class_names=source.class_names, where=where
     )
-
-
-def needed_settings(pipeline: Pipeline) -> tuple[Setting, ...]:
-    """Every setting that some head of the pipeline may be trained on, those at draw 0 with all their draws."""
-    named = {
-        setting for head in pipeline.heads.heads if not isinstance(head.settings, str) for setting in head.settings
-    }
-    grid = any(isinstance(head.settings, str) for head in pipeline.heads.heads)
-    wanted = named | (evaluated(pipeline) if grid else set())
-    draws = {replace(s, draw=draw) for s in wanted if s.draw == 0 for draw in range(1, pipeline.extract.draws)}
-    return tuple(sorted(wanted | draws))
-
-
-def evaluated(pipeline: Pipeline) -> set[Setting]:
-    """The grid at draw 0, the draw that evaluation uses."""
-    return {setting for setting in pipeline.extract.settings if setting.draw == 0}

@@ -12,7 +12,7 @@ from diffcache.config import SPLITS, Pipeline
 from diffcache.errors import AmbiguousError, NotCachedError
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.experiments.imported import imported_stores, require_head_fits
-from diffcache.experiments.recipes import PIXELS, chosen_recipe, holds, pixels_recipe, split_settings
+from diffcache.experiments.recipes import PIXELS, acting_recipe, chosen_recipe, holds, pixels_recipe, split_settings
 from diffcache.recipe import Recipe
 from diffcache.setting import Setting
 
@@ -41,11 +41,8 @@ class FeatureSet:
         return train, test
 
     def draws(self, setting: Setting, *, count: int) -> tuple[Features, ...]:
-        """Draws 1 to ``count - 1`` of a setting's training features.
-
-        There are none of raw pixels, and none of a setting at another draw than 0, which is a choice of that draw.
-        """
-        if setting.draw or (setting == PIXELS and self.pixels is not None):
+        """Draws 1 to ``count - 1`` of a setting's training features; there are none of raw pixels."""
+        if setting == PIXELS and self.pixels is not None:
             return ()
         store = self.stores[SPLITS[0]]
         return tuple(open_features(store, replace(setting, draw=draw)) for draw in range(1, count))
@@ -69,7 +66,7 @@ def find_features(
     Args:
         pipeline: names the cache, the image set and the backbone.
         settings: all that will be read.
-        recipe: beginning of the fingerprint to use instead.
+        recipe: beginning of the fingerprint of the training split's recipe, to use instead.
         on_event: hears of it where another recipe than the pipeline's own is used.
 
     Raises:
@@ -82,12 +79,21 @@ def find_features(
         stores = imported_stores(pipeline, cache, recipe=recipe)
         require_head_fits(pipeline, stores[SPLITS[0]])
         return FeatureSet(pipeline.backbone.imported, stores, None)
-    fingerprint = recipe or _fingerprint(pipeline, cache, settings, on_event)
-    stores = {split: _store(cache, pipeline, split, fingerprint, settings) for split in SPLITS}
+    train = SPLITS[0]
+    stores = {}
+    if recipe is None:
+        used = _recipe(pipeline, cache, settings, on_event)
+        stores[train] = _store(cache, pipeline, train, used.fingerprint, settings)
+    else:
+        stores[train] = _store(cache, pipeline, train, recipe, settings)
+        used = stores[train].recipe
+    for split in SPLITS[1:]:
+        own = acting_recipe(used, split_settings(settings, split))
+        stores[split] = _store(cache, pipeline, split, own.fingerprint, settings)
     pixels = None
     if pipeline.heads.pixels:
-        own = pixels_recipe(pipeline).fingerprint
-        pixels = {split: _store(cache, pipeline, split, own, [PIXELS]) for split in SPLITS}
+        own = pixels_recipe(pipeline)
+        pixels = {split: _store(cache, pipeline, split, own.fingerprint, [PIXELS]) for split in SPLITS}
     return FeatureSet(load_card(pipeline.backbone.card).name, stores, pixels)
 
 
@@ -98,18 +104,20 @@ def _store(cache: Cache, pipeline: Pipeline, split: str, fingerprint: str, setti
     if len(found) > 1:
         raise AmbiguousError(f"{cache.root}: several recipes begin with {fingerprint}; give more of its digits")
     lacking = [s for s in split_settings(settings, split) if not found or not found[0].serves(s)]
-    if lacking:
+    if lacking or not found:
         raise NotCachedError(f"{cache.root}: {name}: {len(lacking)} settings are not cached, or not all of their rows: "
                              f"{', '.join(map(str, lacking[:3]))}{', ...' if len(lacking) > 3 else ''}")  # fmt: skip
     return found[0]
 
 
-def _fingerprint(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], on_event: OnEvent) -> str:
+def _recipe(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], on_event: OnEvent) -> Recipe:
+    """The recipe of the training split's store."""
     card = load_card(pipeline.backbone.card).name
     own = chosen_recipe(pipeline, cache, settings, any_device=True)  # reading a cache needs no such device
+    own = acting_recipe(own, split_settings(settings, SPLITS[0]))
     stores = cache.find(images=pipeline.images.name, split=SPLITS[0])
     if any(store.recipe == own for store in stores):
-        return own.fingerprint
+        return own
     # What the pipeline does not decide may be as the stores recorded it: the hash of weights that are
     # not here, and a precision that was left to the machine.
     open_ = {"weights"} if own.weights is None else set()
@@ -125,7 +133,7 @@ def _fingerprint(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], 
         found = fitting[0].recipe
         why = "the weights are not here" if own.weights is None else f"here precision auto is {own.precision}"
         on_event(Notice(f"{why}; using the cached features of recipe {found.fingerprint[:16]} ({found.precision})"))
-        return found.fingerprint
+        return found
     name = f"{pipeline.images.name}, backbone {card}"
     if fitting:
         known = ", ".join(store.fingerprint[:16] for store in fitting)
@@ -139,4 +147,4 @@ def _fingerprint(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], 
 
 def _differs_in(store: Store, own: Recipe) -> list[str]:
     """Names of what sets a store's recipe apart from the pipeline's."""
-    return [line.partition(":")[0] for line in own.differences(store.recipe)]
+    return [difference.name for difference in own.differences(store.recipe)]

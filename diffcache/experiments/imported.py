@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from diffcache.cache import Cache, Store
 from diffcache.cache.exchange.importing import IMPORTED, imported_recipe
 from diffcache.config import SPLITS, Pipeline
 from diffcache.errors import ConfigError, HeadError, NotCachedError
+
+_DTYPES = ("float16", "float32")
 
 
 def require_network(pipeline: Pipeline) -> None:
@@ -18,6 +21,13 @@ def require_network(pipeline: Pipeline) -> None:
             f"{pipeline.file}: the features of {name} are imported, so there is nothing to extract; "
             f"train heads on them with `diffcache train-heads`"
         )
+
+
+def imported_places(pipeline: Pipeline, cache: Cache) -> Mapping[str, tuple[Path, ...]]:
+    """Split to the folders of a pipeline's imported features, one of a storage type, whatever is in them."""
+    images, recipes = pipeline.images.name, [imported_recipe(str(pipeline.backbone.imported), dtype=d) for d in _DTYPES]
+    places = {split: [cache.place(images=images, split=split, recipe=own) for own in recipes] for split in SPLITS}
+    return {split: tuple(path for path in some if path.is_dir()) for split, some in places.items()}
 
 
 def imported_stores(pipeline: Pipeline, cache: Cache, *, recipe: str | None = None) -> Mapping[str, Store]:
@@ -35,7 +45,7 @@ def imported_stores(pipeline: Pipeline, cache: Cache, *, recipe: str | None = No
     """
     images, name = pipeline.images.name, str(pipeline.backbone.imported)
     there: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for dtype in sorted(("float16", "float32"), key=lambda dtype: dtype != pipeline.extract.dtype):
+    for dtype in sorted(_DTYPES, key=lambda dtype: dtype != pipeline.extract.dtype):
         own = imported_recipe(name, dtype=dtype)
         if not own.fingerprint.startswith((recipe or "").lower()):
             continue

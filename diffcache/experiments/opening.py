@@ -44,11 +44,12 @@ def pipeline_backbone(pipeline: Pipeline, card: Card, *, precision: str, weights
         weights: whether the file of weights must be here; without it only plans can be made.
     """
     from diffcache.backbones import PixelsBackbone, open_backbone
-    from diffcache.compute import resolve_device
+    from diffcache.compute import require_values, resolve_device
 
     if not card.has_network:
         return PixelsBackbone(load_card(pipeline.backbone.card), device=resolve_device("cpu"))
     config = pipeline.backbone
+    require_values(resolve_device(config.device))
     file = config.weights
     if not weights and file is not None and not file.is_file():
         file = None

@@ -5,18 +5,21 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffcache.backbones import Card, load_card, pixels_card
+from diffcache.backbones import Card
 from diffcache.cache import Cache, Store, open_cache
 from diffcache.cache.layout import array_bytes, sized
-from diffcache.config import SPLITS, Pipeline
-from diffcache.errors import DiskFullError
+from diffcache.cache.places import is_store, no_header
+from diffcache.config import Pipeline
+from diffcache.errors import CacheError, DiskFullError
 from diffcache.events import OnEvent, ignore
 from diffcache.experiments.imported import require_network
+from diffcache.experiments.needs import Need, network_needs, pipeline_settings, pixel_needs
 from diffcache.experiments.opening import open_images, pipeline_backbone
-from diffcache.experiments.recipes import PIXELS, chosen_recipe, pixels_recipe, split_settings
+from diffcache.experiments.recipes import chosen_recipe
 from diffcache.extraction.survey import Survey, survey
 from diffcache.images import ImageSource
 from diffcache.recipe import Recipe
@@ -24,6 +27,9 @@ from diffcache.setting import Pass, Setting
 
 if TYPE_CHECKING:
     from diffcache.extraction.calibration import Calibration
+
+_GROUPS_IN_HAND = 4
+"""Groups of decoded images that are alive at once: what the network has, what is ahead of it, what is being decoded."""
 
 _ROW_OVERHEAD = 128
 """Bytes a row, about, for its id, label, content hash and stamp."""
@@ -112,7 +118,7 @@ class Cost:
         flops: arithmetic of the network, multiplications and additions.
         new_bytes: what is written, nearly all of it allocated at the start; by setting, and the tables beside them.
         group_size: images that pass together; expected, where the store is yet to be made.
-        memory_bytes: weights and maps of one group, an upper estimate.
+        memory_bytes: weights, maps and decoded images of groups, an upper estimate.
     """
 
     flops: int
@@ -188,11 +194,20 @@ class Plan:
         """
         if self.new_bytes <= self.free_bytes:
             return
-        by_setting = [(n, s) for cost in self.costs for s, n in cost.new_bytes.items() if s is not None]
-        largest, setting = max(by_setting, default=(0, None))
+        sizes = [
+            (n, s, job.card.has_network)
+            for job, cost in zip(self.jobs, self.costs, strict=True)
+            for s, n in cost.new_bytes.items()
+            if s is not None
+        ]
+        by_setting = [(n, s) for n, s, _ in sizes]
+        largest, setting = max(((n, s) for n, s, network in sizes if network), default=(0, None))
+        pixels = max((n for n, _, network in sizes if not network), default=0)
         remedies = []
         if setting is not None and (setting.pool == 0 or setting.pool > 2):
             remedies.append(f"a smaller pool ({setting} alone takes {sized(largest)})")
+        if pixels > largest:
+            remedies.append(f"pixels = false in [heads] (the raw pixels take {sized(pixels)})")
         if any(job.recipe.dtype == "float32" for job in self.jobs):
             remedies.append("--dtype float16, which halves it")
         raise DiskFullError(
@@ -214,7 +229,7 @@ def plan_pipeline(
 
     Args:
         pipeline: what to extract.
-        settings: these instead of the pipeline's grid.
+        settings: these, with all their draws, instead of the pipeline's grid and of what its heads name.
         sources: its images, where they were opened already.
         calibrate: whether to try the network on some images, for an estimate of the time.
         on_event: hears of progress where many images are read again.
@@ -223,19 +238,17 @@ def plan_pipeline(
         DiffcacheError: images, card or settings cannot be used, or a store holds other images.
     """
     require_network(pipeline)
-    wanted = pipeline.extract.settings if settings is None else tuple(sorted(set(settings)))
+    wanted = pipeline_settings(pipeline, settings)
     sources = open_images(pipeline, on_event=on_event) if sources is None else sources
-    cache = open_cache(pipeline.cache) if pipeline.cache.is_dir() else Cache(pipeline.cache)
-    card = load_card(pipeline.backbone.card)
-    recipe = chosen_recipe(pipeline, cache, wanted)
-    needs: list[tuple[Card, Recipe, tuple[Setting, ...]]] = [(card, recipe, wanted)]
-    if pipeline.heads.pixels:
-        needs.append((pixels_card(card), pixels_recipe(pipeline), (PIXELS,)))
-    jobs = tuple(
-        _job(pipeline, cache, split, network, its, split_settings(some, split), sources[split], on_event)
-        for network, its, some in needs
-        for split in SPLITS
-    )
+    # Another thing than a folder, or a broken link, is refused; what isn't there is made by an extraction.
+    there = pipeline.cache.exists() or pipeline.cache.is_symlink()
+    if there and not pipeline.cache.is_dir():
+        raise CacheError(
+            f"{pipeline.cache}: expected the folder of a cache, found something else; name another --cache"
+        )
+    cache = open_cache(pipeline.cache) if there else Cache(pipeline.cache)
+    needs = (*network_needs(pipeline, chosen_recipe(pipeline, cache, wanted), wanted), *pixel_needs(pipeline))
+    jobs = tuple(_job(pipeline, cache, need, sources[need.split], on_event) for need in needs)
     plan = Plan(cache=cache.root, jobs=jobs, free_bytes=_free(cache.root))
     if plan.idle:
         return plan
@@ -251,33 +264,32 @@ def _free(root: Path) -> int:
     return shutil.disk_usage(root).free
 
 
-def _job(
-    pipeline: Pipeline,
-    cache: Cache,
-    split: str,
-    card: Card,
-    recipe: Recipe,
-    settings: tuple[Setting, ...],
-    source: ImageSource,
-    on_event: OnEvent,
-) -> Job:
-    store = cache.store(images=pipeline.images.name, split=split, recipe=recipe)
+def _job(pipeline: Pipeline, cache: Cache, need: Need, source: ImageSource, on_event: OnEvent) -> Job:
+    store = cache.store(images=pipeline.images.name, split=need.split, recipe=need.recipe)
     found = None
-    if store is not None:
+    if store is None:
+        place = cache.place(images=pipeline.images.name, split=need.split, recipe=need.recipe)
+        if is_store(place):
+            raise no_header(place)
+        if place.exists() or place.is_symlink():
+            raise CacheError(f"{place}: expected nothing or a store there, found something else; move it away")
+    else:
         found = survey(
             store,
             source,
-            settings,
+            need.settings,
             derive=pipeline.extract.derive,
             on_changed=pipeline.extract.on_changed,
             on_event=on_event,
         )
+        if not found.idle:
+            store.require_writable()
     return Job(
         images=pipeline.images.name,
-        split=split,
-        card=card,
-        recipe=recipe,
-        settings=settings,
+        split=need.split,
+        card=need.card,
+        recipe=need.recipe,
+        settings=need.settings,
         source=source,
         store=store,
         found=found,
@@ -309,9 +321,16 @@ def _cost(pipeline: Pipeline, job: Job) -> Cost:
         memory_bytes=working_memory(
             job.card, group_size=size, last_block=max(last.values()), precision=job.recipe.precision
         )
+        + _decoded_bytes(job, size)
         if last
         else 0,
     )
+
+
+def _decoded_bytes(job: Job, group_size: int) -> int:
+    """Bytes of the decoded images that wait: of every draw where each has its own, of the groups that are in hand."""
+    draws = len({pass_.draw for pass_ in job.passes}) if job.recipe.augmentation is not None else 1
+    return _GROUPS_IN_HAND * draws * group_size * prod(job.card.preprocessing.shape)
 
 
 def _new_rows(job: Job, setting: Setting) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from diffcache.backbones import card_recipe, load_card, pixels_card
@@ -24,8 +25,18 @@ def split_settings(settings: Collection[Setting], split: str) -> tuple[Setting, 
     return tuple(sorted(setting for setting in set(settings) if split == SPLITS[0] or not setting.draw))
 
 
+def acting_recipe(recipe: Recipe, settings: Collection[Setting]) -> Recipe:
+    """The recipe of a split's features at some settings: without augmentation where all are at draw 0.
+
+    Draw 0 is never augmented, so that one store serves it whatever the augmentation is.
+    """
+    return recipe if any(setting.draw for setting in settings) else replace(recipe, augmentation=None)
+
+
 def pipeline_recipe(pipeline: Pipeline, *, precision: str, dtype: str | None = None) -> Recipe:
     """The recipe of a pipeline's features; its ``weights`` is None where the file of weights is not here.
+
+    What of it a split's store has, :func:`acting_recipe` says.
 
     Args:
         pipeline: names card, weights, seed, augmentation and storage type.
@@ -103,8 +114,8 @@ def holds(cache: Cache, images: str, recipe: Recipe, settings: Collection[Settin
     """Whether the stores of a recipe serve all that some settings need of every split, as stored or derived."""
     try:
         for split in SPLITS:
-            store = cache.store(images=images, split=split, recipe=recipe)
             wanted = split_settings(settings, split)
+            store = cache.store(images=images, split=split, recipe=acting_recipe(recipe, wanted))
             if store is None or not all(store.serves(setting) for setting in wanted):
                 return False
     except DiffcacheError:

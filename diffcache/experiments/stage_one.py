@@ -13,6 +13,7 @@ from diffcache.events import Notice, OnEvent, ignore
 from diffcache.experiments.imported import require_network
 from diffcache.experiments.opening import pipeline_backbone
 from diffcache.experiments.plan import Plan, plan_pipeline
+from diffcache.extraction.interrupt import Interrupted
 from diffcache.extraction.survey import Extracted, all_cached
 from diffcache.images import ImageSource
 from diffcache.recipe import Recipe
@@ -32,7 +33,7 @@ def extract_pipeline(
 
     Args:
         pipeline: what to extract, and where to.
-        settings: these instead of the pipeline's grid.
+        settings: these, with all their draws, instead of the pipeline's grid and of what its heads name.
         sources: its images, where they were opened already.
         on_event: hears of progress.
 
@@ -52,15 +53,17 @@ def extract_pipeline(
         plan.require_room()
         on_event(Notice(_said(plan)))
         open_cache(pipeline.cache, create=True)
-    for job in plan.jobs:
+    for number, job in enumerate(plan.jobs, start=1):
         if job.idle and job.store is not None and job.found is not None:
             done.append(all_cached(job.store, job.found, on_event=on_event))
             continue
-        done.append(
-            extract_into(
+        try:
+            part = extract_into(
                 pipeline, job.card, job.recipe, job.settings, source=job.source, split=job.split, on_event=on_event
             )
-        )
+        except Interrupted as stopped:
+            raise stopped.before(sum(sum(other.passes.values()) for other in plan.jobs[number:])) from None
+        done.append(part)
     return done
 
 
@@ -98,7 +101,7 @@ def extract_into(
         images=pipeline.images.name,
         split=split,
         seed=config.seed,
-        augmentation=config.augmentation,
+        augmentation="none" if recipe.augmentation is None else config.augmentation,
         format=config.format,
         dtype=config.dtype,
         batch_size=config.batch_size,

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from diffcache.config import HeadConfig, Pipeline, head_config
 from diffcache.events import OnEvent, ignore
-from diffcache.experiments.checks import check_heads, evaluated
+from diffcache.experiments.checks import check_heads
 from diffcache.experiments.features import FeatureSet
+from diffcache.experiments.needs import evaluated
 from diffcache.experiments.recipes import PIXELS
 from diffcache.heads import PairedDifference, Run, best_run, train_head
 from diffcache.heads.models import fits
@@ -32,8 +33,13 @@ class HeadsResult:
     best_other: Run | None
 
     def gain_over_pixels(self) -> PairedDifference | None:
-        """Test accuracy of the best linear head minus that of the same head on raw pixels."""
-        return self.best_linear.difference(self.pixels) if self.best_linear and self.pixels else None
+        """Test accuracy of the best linear head minus that of the same head on raw pixels.
+
+        Both are taken on the samples that both were tested on: an image may be marked in one store alone.
+        """
+        if self.best_linear is None or self.pixels is None:
+            return None
+        return self.best_linear.difference(self.pixels, only_common=True)
 
     def gain_over_linear(self) -> PairedDifference | None:
         """Test accuracy of the best other head minus that of the best linear one."""
@@ -56,7 +62,7 @@ def train_pipeline(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEven
     """
     check_heads(pipeline)
     heads = list(pipeline.heads.heads)
-    linear = next((head for head in heads if head.kind == "linear"), head_config("linear"))
+    linear = next((head for head in heads if head.kind == "linear"), head_config("linear", {"device": heads[0].device}))
     trainer = _Trainer(pipeline, features, on_event)
 
     pixels = None

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from diffcache.backbones import Backbone
+from diffcache.compute import out_of_memory
 from diffcache.errors import DeviceError, ImageError
-from diffcache.extraction.group_size import out_of_memory
 from diffcache.images import ImageSource, load_batches
 from diffcache.setting import Pass
 
 _GROWTH = 4
+_PATIENCE = 3  # budgets that one pass of a larger group may take
 _DECODING = 0.25  # share of the budget
 _IMAGES_A_THREAD = 8
 
@@ -28,13 +29,20 @@ class Calibration:
         forward_seconds: time of the forward pass, for each image of a group of ``group_size``.
         decode_seconds: time of reading, decoding and preprocessing an image, with all threads at work.
         group_size: the group that was timed; smaller than the one asked for where the budget or memory ended.
+        asked: the group size of the extraction.
         real_weights: whether the network had its own weights; with random ones times are the same.
     """
 
     forward_seconds: float
     decode_seconds: float
     group_size: int
+    asked: int
     real_weights: bool
+
+    @property
+    def guess(self) -> bool:
+        """Whether the time is that of smaller groups than the extraction's, which take longer for each image."""
+        return self.group_size < self.asked
 
 
 def calibrate(
@@ -49,9 +57,10 @@ def calibrate(
 ) -> Calibration:
     """Time the forward pass and the decoding. Nothing is stored.
 
-    Groups of 1, 4, 16, ... up to ``group_size`` are timed as long as the next one is expected to end within
-    the budget, each twice where that fits. One image is always passed, however long it takes, and making or
-    loading the network is no part of the budget.
+    Groups of 1, 4, 16, ... up to ``group_size`` are timed, each twice where that fits in the budget. What one pass of
+    a small group took says little of a larger one, so the next one is tried as long as it is expected to end within a
+    few budgets. One image is always passed, however long it takes, and making or loading the network is no part of the
+    budget.
 
     Args:
         backbone: the network; where it names no file of weights, random ones are drawn.
@@ -60,7 +69,7 @@ def calibrate(
         last_block: the last block that the extraction computes.
         pass_: any of its passes.
         decode_threads: its decoding threads.
-        budget_seconds: time to spend.
+        budget_seconds: time to spend; a slow network may take a few times as much.
 
     Raises:
         SettingError: no such block.
@@ -74,7 +83,7 @@ def calibrate(
     forward_seconds, size = _forward(
         network, group_size, last_block=last_block, pass_=pass_, budget=(1 - _DECODING) * budget_seconds
     )
-    return Calibration(forward_seconds, decode_seconds, size, real_weights=network is backbone)
+    return Calibration(forward_seconds, decode_seconds, size, group_size, real_weights=network is backbone)
 
 
 def _decode(backbone: Backbone, source: ImageSource, *, threads: int, budget: float) -> float:
@@ -117,7 +126,7 @@ def _forward(network: Backbone, group_size: int, *, last_block: int, pass_: Pass
             return seconds / timed, timed
         timed = size
         size = min(_GROWTH * size, group_size)
-        left = budget - (time.perf_counter() - began)
+        left = _PATIENCE * budget - (time.perf_counter() - began)
         if timed == group_size or size * seconds / timed > left:
             return seconds / timed, timed
 

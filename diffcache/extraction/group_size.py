@@ -8,6 +8,7 @@ from collections.abc import Collection
 import torch
 
 from diffcache.backbones import Backbone
+from diffcache.compute import out_of_memory
 from diffcache.errors import DeviceError
 from diffcache.events import Fallback
 from diffcache.setting import Pass
@@ -67,11 +68,6 @@ def fits(size: int, backbone: Backbone, *, blocks: Collection[int], pass_: Pass)
             torch.cuda.empty_cache()
         return False
     return True
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of PyTorch's says that memory ran out; processors have no class of their own for it."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _largest(backbone: Backbone) -> int:

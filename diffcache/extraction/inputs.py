@@ -14,6 +14,7 @@ from torch import Tensor
 from diffcache.cache import Store
 from diffcache.diffusion import sample_noise
 from diffcache.diffusion.noise import sample_generator
+from diffcache.errors import ImageError, MissingError
 from diffcache.extraction.matching import Matching
 from diffcache.extraction.work import RangeWork
 from diffcache.images import (
@@ -38,8 +39,6 @@ class Group:
     Attributes:
         work: the range that it is part of.
         start, stop: its rows in the segment, padding left out.
-        x0: draw to its images in [-1, 1], float32 (size, channels, height, width), on the host; draws without
-            augmentation of their own share the images of draw 0.
         digests: content hashes, uint8 (stop - start, 32).
         stamps: of the images' files, int64 (stop - start, 2).
         ids: ids of the rows, padding included.
@@ -49,28 +48,33 @@ class Group:
     work: RangeWork
     start: int
     stop: int
-    x0: Mapping[int, Tensor]
     digests: NDArray[np.uint8]
     stamps: NDArray[np.int64]
     ids: list[str]
     unreadable: Mapping[int, str]
 
-    def images(self, draw: int) -> Tensor:
-        """The images of a draw."""
-        return self.x0.get(draw, self.x0[0])
-
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """One forward computation: a group, a pass and its noise, float32 like ``x0``; None without noise."""
+    """One forward computation.
+
+    Attributes:
+        group, pass_: what is computed.
+        x0: the images in [-1, 1], float32 (size, channels, height, width), on the host; one tensor for all passes
+            that see the same images.
+        noise: like ``x0``; None without noise.
+    """
 
     group: Group
     pass_: Pass
+    x0: Tensor
     noise: Tensor | None
 
 
 class Inputs:
-    """Every forward computation of a job, in order: each group is decoded once and serves all its passes.
+    """Every forward computation of a job: each group is decoded once and serves all its passes, draw after draw.
+
+    The images of one draw at a time are made floating-point numbers, so that memory holds few however many there are.
 
     Args:
         store: the store; rows that it has marked are not read again.
@@ -81,6 +85,9 @@ class Inputs:
         threads: decoding threads.
         pinned: whether the tensors lie in page-locked memory, for copies that do not block.
         mark_unreadable: whether images that cannot be read are passed over, with a reason, in place of an error.
+
+    Raises:
+        ImageError, MissingError: by :meth:`of`, where an image cannot be read.
     """
 
     def __init__(
@@ -116,10 +123,14 @@ class Inputs:
             mark_unreadable=self._mark_unreadable,
         )
         with closing(batches):
-            for (part, start, stop), batch in zip(groups, batches, strict=True):
-                group = self._group(part, start, stop, batch)
-                for pass_ in part.passes:
-                    yield Input(group, pass_, self._noise(group, pass_))
+            for (part, start, stop), batch in zip(groups, _with_remedy(batches), strict=True):
+                group, lacking = self._group(part, start, stop, batch), self._size - len(batch)
+                shown, x0 = -1, torch.empty(0)
+                for pass_ in sorted(part.passes, key=lambda pass_: (pass_.draw, pass_)):
+                    draw = pass_.draw if pass_.draw in batch.augmented else 0
+                    if draw != shown:
+                        shown, x0 = draw, self._on_host(batch.of_draw(draw), lacking)
+                    yield Input(group, pass_, x0, self._noise(group, pass_))
 
     def _wanted(self, groups: Iterable[tuple[RangeWork, int, int]]) -> Iterator[Wanted]:
         for part, start, stop in groups:
@@ -142,7 +153,6 @@ class Inputs:
             work=part,
             start=start,
             stop=stop,
-            x0={draw: self._on_host(batch.of_draw(draw), lacking) for draw in (0, *batch.augmented)},
             digests=batch.digests,
             stamps=batch.stamps,
             ids=[*ids, *[ids[-1]] * lacking],
@@ -156,9 +166,21 @@ class Inputs:
     def _noise(self, group: Group, pass_: Pass) -> Tensor | None:
         if pass_.t is None:
             return None
-        shape = tuple(group.x0[0].shape[1:])
-        return self._pin(sample_noise(group.ids, shape, seed=self._seed, t=pass_.t, draw=pass_.draw))
+        return self._pin(
+            sample_noise(group.ids, self._preprocessing.shape, seed=self._seed, t=pass_.t, draw=pass_.draw)
+        )
 
     def _pin(self, values: NDArray[np.float32]) -> Tensor:
         tensor = torch.from_numpy(values)
         return tensor.pin_memory() if self._pinned else tensor
+
+
+def _with_remedy(batches: Iterable[LoadedBatch]) -> Iterator[LoadedBatch]:
+    """The same; an error says what else can be done with images that cannot be read."""
+    try:
+        yield from batches
+    except (ImageError, MissingError) as error:
+        raise type(error)(
+            f'{error}; mend the image, or leave the rows of such images out with on_unreadable = "mark" '
+            f"(--on-unreadable mark)"
+        ) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -150,9 +150,7 @@ def refuse_changes(store: Store, changes: Changes) -> None:
     parts = []
     for rows, what in ((changes.changed, "are not what they were"), (changes.removed, "are gone")):
         if rows:
-            ids = store.samples().ids
-            names = ", ".join(repr(ids[row]) for row in rows[:_SHOWN])
-            parts.append(f"{len(rows)} {what} ({names}{', ...' if len(rows) > _SHOWN else ''})")
+            parts.append(f"{len(rows)} {what} ({named(store, rows)})")
     if parts:
         raise CacheError(
             f"{store.path}: of the images that were extracted {' and '.join(parts)}; put them back, give the changed "
@@ -160,15 +158,22 @@ def refuse_changes(store: Store, changes: Changes) -> None:
         )
 
 
+def named(store: Store, rows: Sequence[int]) -> str:
+    """The ids of the first few of some rows, for a line."""
+    ids = store.samples().ids
+    return ", ".join([*(repr(ids[row]) for row in rows[:_SHOWN]), *(["..."] if len(rows) > _SHOWN else [])])
+
+
 def apply_changes(writer: Writer, changes: Changes, *, on_event: OnEvent = ignore) -> None:
     """Mark the rows of removed and changed images."""
     reasons = {**dict.fromkeys(changes.changed, CHANGED), **dict.fromkeys(changes.removed, GONE)}
     if reasons:
         writer.mark(reasons)
+        store = writer.store
         on_event(
             Notice(
-                f"{writer.store.images}/{writer.store.split}: {len(changes.changed):,} changed and "
-                f"{len(changes.removed):,} removed images are marked; heads leave their rows out"
+                f"{store.images}/{store.split}: {len(changes.changed):,} changed and {len(changes.removed):,} removed "
+                f"images are marked ({named(store, [*changes.changed, *changes.removed])}); heads leave their rows out"
             )
         )
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffcache.backbones import Backbone, check_setting
-from diffcache.cache import Cache, Samples
+from diffcache.cache import Cache, Samples, Store
 from diffcache.cache.part import Part
 from diffcache.cache.writer import Writer
-from diffcache.compute import Behind, ahead
+from diffcache.compute import Behind, ahead, out_of_memory
 from diffcache.errors import DeviceError, SettingError, StorageOverflowError
 from diffcache.events import Fallback, Notice, OnEvent, Progress, ignore
-from diffcache.extraction.group_size import choose_group_size, out_of_memory
+from diffcache.extraction.group_size import choose_group_size
 from diffcache.extraction.inputs import Group, Input, Inputs
 from diffcache.extraction.interrupt import Interrupted, interrupts_held
 from diffcache.extraction.matching import apply_changes, grow, renew_stamps
 from diffcache.extraction.pooling import Stored, pooled
 from diffcache.extraction.provenance import provenance
-from diffcache.extraction.survey import Extracted, all_cached, say_derived, survey
+from diffcache.extraction.survey import Extracted, all_cached, say_derived, say_marked, survey
 from diffcache.extraction.work import RangeWork, work_left
 from diffcache.images import ImageSource, augmentation_named
 from diffcache.setting import Pass, Setting
@@ -95,13 +96,7 @@ def extract(
         DeviceError: out of memory.
         Interrupted: Ctrl-C; it says what is left.
     """
-    wanted = tuple(sorted(set(settings)))
-    if not wanted:
-        raise SettingError("extract: at least one setting is needed")
-    if backbone.device.type == "meta":
-        raise DeviceError("device 'meta' holds shapes and no values; choose another with --device")
-    for setting in wanted:
-        check_setting(setting, backbone.card, backbone.blocks)
+    wanted = _checked(settings, backbone)
     augmenting = augmentation_named(augmentation)
     plain = None if augmenting is None else augmenting.plain()
     recipe = backbone.recipe(seed=seed, dtype=dtype, augmentation=plain)
@@ -122,36 +117,29 @@ def extract(
             group_size=size,
             on_event=on_event,
         )
-    if store.format != format:
-        fallbacks.append(Fallback("format", format, store.format, "the store was begun in it"))
+    look = partial(survey, store, source, wanted, derive=derive, on_changed=on_changed, on_event=on_event)
     # Before the lock is waited for: whoever asks for what exists waits for nobody.
-    found = survey(store, source, wanted, derive=derive, on_changed=on_changed, on_event=on_event)
+    found = look()
     if found.idle:
         return all_cached(store, found, on_event=on_event)
-    if batch_size not in ("auto", store.group_size):
-        reason = "the store was begun with it, and rows are computed in the same groups"
-        fallbacks.append(Fallback("batch_size", str(batch_size), str(store.group_size), reason))
+    fallbacks += _of_begun(store, format=format, batch_size=batch_size)
     for fallback in fallbacks:
         on_event(fallback)
     _allow_open_files()
     with store.writing(on_event=on_event) as writer:
         renew_stamps(writer, found.changes)
         # Another process may have done some of it, or all, while this one waited.
-        found = survey(store, source, wanted, derive=derive, on_changed=on_changed, on_event=on_event)
+        found = look()
         apply_changes(writer, found.changes, on_event=on_event)
         matching = grow(writer, source, found.matching, on_event=on_event)
         work = work_left(store, found.computed)
         if not work:
             return all_cached(store, found, on_event=on_event)
+        say_marked(store, found, on_event=on_event)
         say_derived(store, found, on_event=on_event)
         if begun:
             _load(backbone, on_event)
-        lacking = {setting for part in work for some in part.passes.values() for setting in some}
-        blocks = backbone.blocks
-        writer.add_arrays(
-            {s: blocks[s.b - 1].pooled_shape(s.pool) for s in lacking},
-            block_names={block.number: block.name for block in blocks},
-        )
+        _add_arrays(writer, backbone, work)
         made = Inputs(
             store,
             source,
@@ -165,6 +153,39 @@ def extract(
         run = _Run(backbone, writer, fallbacks=fallbacks, saturate=on_overflow == "saturate", on_event=on_event)
         images_done, seconds = run.all(work, made)
         return Extracted(store, images_done, seconds, found.derived)
+
+
+def _checked(settings: Iterable[Setting], backbone: Backbone) -> tuple[Setting, ...]:
+    """The settings, each once and sorted; an error where the backbone cannot give one of them."""
+    wanted = tuple(sorted(set(settings)))
+    if not wanted:
+        raise SettingError("extract: at least one setting is needed")
+    if backbone.device.type == "meta":
+        raise DeviceError("device 'meta' holds shapes and no values; choose another with --device")
+    for setting in wanted:
+        check_setting(setting, backbone.card, backbone.blocks)
+    return wanted
+
+
+def _of_begun(store: Store, *, format: str, batch_size: int | str) -> list[Fallback]:
+    """What of a store is otherwise than was asked for, and stays so."""
+    fallbacks = []
+    if store.format != format:
+        fallbacks.append(Fallback("format", format, store.format, "the store was begun in it"))
+    if batch_size not in ("auto", store.group_size):
+        reason = "the store was begun with it, and rows are computed in the same groups"
+        fallbacks.append(Fallback("batch_size", str(batch_size), str(store.group_size), reason))
+    return fallbacks
+
+
+def _add_arrays(writer: Writer, backbone: Backbone, work: Iterable[RangeWork]) -> None:
+    """Make the arrays of all settings that some work is left of."""
+    blocks = backbone.blocks
+    lacking = {setting for part in work for some in part.passes.values() for setting in some}
+    writer.add_arrays(
+        {s: blocks[s.b - 1].pooled_shape(s.pool) for s in lacking},
+        block_names={block.number: block.name for block in blocks},
+    )
 
 
 def _load(backbone: Backbone, on_event: OnEvent) -> None:
@@ -199,12 +220,11 @@ class _Run:
         self.task = f"extract {self.store.images}/{self.store.split} ({self.store.backbone})"
         self.on_gpu = backbone.device.type == "cuda"
         self.provenance = provenance(backbone, group_size=self.store.group_size)
-        self._group: Group | None = None
-        self._x0: dict[int, Tensor] = {}
+        self._sent: tuple[Tensor, Tensor] | None = None
         self._open: dict[Pass, Part] = {}
         self._digests: dict[Pass, list[NDArray[np.uint8]]] = {}
         self._stamps: dict[Pass, list[NDArray[np.int64]]] = {}
-        self._marked = 0
+        self._marked = self._saturated = 0
 
     def all(self, work: list[RangeWork], made: Inputs) -> tuple[int, float]:
         """Compute and commit every range; how many images passed the network, and in how many seconds."""
@@ -223,28 +243,33 @@ class _Run:
                 self.on_event(Progress(self.task, done, total))
                 if pressed():
                     behind.wait()
-                    raise self._interrupted(work)
+                    raise self._interrupted(work, done)
             behind.wait()
         if self._marked:
-            text = f"{self._marked:,} images could not be read; their rows are marked, and heads leave them out"
-            self.on_event(Notice(f"{self.store.images}/{self.store.split}: {text}"))
+            self._say(f"{self._marked:,} images could not be read; their rows are marked, and heads leave them out")
+        if self._saturated:
+            self._say(
+                f"{self._saturated:,} values are beyond {self.recipe.dtype} and were stored as its largest, as "
+                f'on_overflow = "saturate" asks; `diffcache info {self.store.path}` counts them by setting'
+            )
         return total, time.perf_counter() - began
 
-    def _interrupted(self, work: list[RangeWork]) -> Interrupted:
-        """What Ctrl-C leaves: the ranges that are not committed are run again as a whole."""
+    def _say(self, text: str) -> None:
+        self.on_event(Notice(f"{self.store.images}/{self.store.split}: {text}"))
+
+    def _interrupted(self, work: list[RangeWork], done: int) -> Interrupted:
+        """What Ctrl-C leaves after so many images' passes: ranges that are not committed are run again as a whole."""
         settings = {setting for part in work for some in part.passes.values() for setting in some}
         left, whole = (sum(part.images for part in some) for some in (work_left(self.store, settings), work))
-        return Interrupted(
-            f"{self.store.images}/{self.store.split}: interrupted; {whole - left:,} of {whole:,} images' passes were "
-            f"committed, {left:,} are left; the same command goes on from there"
-        )
+        where = f"{self.store.images}/{self.store.split}"
+        return Interrupted(where, whole=whole, left=left, dropped=max(0, done - (whole - left)))
 
     def _forward(self, item: Input) -> tuple[dict[Setting, Stored], torch.cuda.Event | None]:
         """What is stored of one input, on the host or on its way to it."""
         settings = item.group.work.passes[item.pass_]
         device = self.backbone.device
         try:
-            x0 = self._sent(item.group, item.pass_.draw)
+            x0 = self._on_device(item.x0)
             noise = None if item.noise is None else item.noise.to(device, non_blocking=True)
             outputs = self.backbone.features(x0, t=item.pass_.t, noise=noise, blocks={s.b for s in settings})
             on_device = pooled(outputs, settings, dtype=self.recipe.dtype, saturate=self.saturate)
@@ -262,14 +287,11 @@ class _Run:
         arrived.record(torch.cuda.current_stream(device))
         return host, arrived
 
-    def _sent(self, group: Group, draw: int) -> Tensor:
-        """The images of a draw on the device; those of a group are sent once, for all its passes."""
-        if group is not self._group:
-            self._group, self._x0 = group, {}
-        draw = draw if draw in group.x0 else 0
-        if draw not in self._x0:
-            self._x0[draw] = group.images(draw).to(self.backbone.device, non_blocking=True)
-        return self._x0[draw]
+    def _on_device(self, x0: Tensor) -> Tensor:
+        """The images on the device; they are sent once for all passes in a row that see them."""
+        if self._sent is None or self._sent[0] is not x0:
+            self._sent = (x0, x0.to(self.backbone.device, non_blocking=True))
+        return self._sent[1]
 
     def _write(
         self, group: Group, pass_: Pass, values: dict[Setting, Stored], arrived: torch.cuda.Event | None
@@ -304,9 +326,10 @@ class _Run:
         provenance: dict[str, Any] = {**self.provenance, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         part = self._open.pop(pass_)
         fallbacks = list(self.fallbacks)
-        if part.saturated:
-            why = f"{part.saturated} values do not fit {self.recipe.dtype}"
-            fallbacks.append(asdict(Fallback("overflow", "error", "saturate", why)))
+        if part.saturated:  # how many is in the statistics; without a number it is one line for all receipts
+            why = f'values do not fit {self.recipe.dtype}, and on_overflow = "saturate" asks for its largest'
+            fallbacks.append(asdict(Fallback("overflow", "values as computed", "the largest that fits", why)))
+        self._saturated += part.saturated
         part.commit(
             np.concatenate(self._digests.pop(pass_)),
             provenance=provenance,

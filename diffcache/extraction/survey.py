@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from diffcache.cache import Store
 from diffcache.errors import CacheError, ImageError
 from diffcache.events import Notice, OnEvent, ignore
-from diffcache.extraction.matching import Changes, Matching, find_changes, match, refuse_changes, renew_stamps
+from diffcache.extraction.matching import Changes, Matching, find_changes, match, named, refuse_changes, renew_stamps
 from diffcache.extraction.work import RangeWork, work_left
 from diffcache.images import ImageSource
 from diffcache.setting import Setting
@@ -42,7 +42,7 @@ class Survey:
         matching: which image each row is.
         changes: images that were removed or changed.
         derived: settings served from a larger stored one, and which.
-        computed: the other settings, sorted.
+        computed: the other settings, and stored larger ones that lack rows which derived settings take of them; sorted.
         work: what the rows that are there lack of them; added images come on top.
     """
 
@@ -98,13 +98,22 @@ def survey(
     if on_changed == "error":
         refuse_changes(store, changes)
     wanted = frozenset(settings)
+    # Where rows were added later, by a run that may have been killed, a larger pool is completed and goes on serving.
+    completing = wanted | _whole_in_some_segment(store) if derive else wanted
     derived = {}
     for setting in sorted(wanted) if derive else ():
-        larger = store.derivable(setting, completing=wanted)
+        larger = store.derivable(setting, completing=completing)
         if larger is not None:
             derived[setting] = larger
-    computed = tuple(sorted(wanted - derived.keys()))
+    short = {larger for larger in derived.values() if matching.added or not store.is_complete(larger)}
+    computed = tuple(sorted((wanted - derived.keys()) | short))
     return Survey(matching, changes, derived, computed, tuple(work_left(store, computed)))
+
+
+def _whole_in_some_segment(store: Store) -> frozenset[Setting]:
+    """The settings of which at least one segment is committed whole."""
+    lacking = store.missing(store.settings)
+    return frozenset(s for s, ranges in lacking.items() if len({r.segment for r in ranges}) < len(store.segments))
 
 
 def all_cached(store: Store, found: Survey, *, on_event: OnEvent) -> Extracted:
@@ -112,11 +121,31 @@ def all_cached(store: Store, found: Survey, *, on_event: OnEvent) -> Extracted:
     if found.changes.stamps or store.unfinished:  # the next one would read the images again; bytes may lag behind
         with suppress(CacheError, OSError), store.writing(on_event=on_event, wait=False) as writer:
             renew_stamps(writer, found.changes)
+    say_marked(store, found, on_event=on_event)
     say_derived(store, found, on_event=on_event)
     count = len(found.computed) + len(found.derived)
     what = f"all {count} settings of {store.rows:,} images are cached ({store.backbone}, {store.recipe.precision})"
     on_event(Notice(f"{store.images}/{store.split}: {what}"))
     return Extracted(store, 0, 0.0, found.derived)
+
+
+def marked_text(store: Store, found: Survey) -> str | None:
+    """One line on the rows that were marked before and stay so; None where there are none."""
+    rows = sorted(store.marks.keys() - {*found.changes.changed, *found.changes.removed})
+    if not rows:
+        return None
+    return (
+        f"{len(rows):,} of {store.rows:,} rows are marked and heads leave them out, also where their images are well "
+        f"by now ({named(store, rows)}; the first: {store.marks[rows[0]]}); to try them again, remove the store with "
+        f"`diffcache rm` and extract it again"
+    )
+
+
+def say_marked(store: Store, found: Survey, *, on_event: OnEvent) -> None:
+    """Say which rows were marked before."""
+    text = marked_text(store, found)
+    if text is not None:
+        on_event(Notice(f"{store.images}/{store.split}: {text}"))
 
 
 def say_derived(store: Store, found: Survey, *, on_event: OnEvent) -> None:

@@ -98,6 +98,7 @@ def paired_difference(
     *,
     ids_a: Sequence[str] | np.ndarray,
     ids_b: Sequence[str] | np.ndarray,
+    only_common: bool = False,
 ) -> PairedDifference:
     """How much more often a is right than b, on the same samples paired by id.
 
@@ -107,6 +108,7 @@ def paired_difference(
     Args:
         a, b: whether each head is right, bool, shape (rows,).
         ids_a, ids_b: the samples' ids in the same order as the rows.
+        only_common: whether samples that only one of them was tested on are left out, and not refused.
 
     Raises:
         HeadError: fewer than two rows, repeated ids, or other samples in a than in b.
@@ -117,6 +119,10 @@ def paired_difference(
             f"paired difference: expected an id a row, got {len(names_a)} ids for {np.shape(a)} rows "
             f"and {len(names_b)} for {np.shape(b)}"
         )
+    a, b = np.asarray(a), np.asarray(b)
+    if only_common:
+        in_b, in_a = np.isin(names_a, names_b), np.isin(names_b, names_a)
+        a, names_a, b, names_b = a[in_b], names_a[in_b], b[in_a], names_b[in_a]
     order_a, order_b = np.argsort(names_a, kind="stable"), np.argsort(names_b, kind="stable")
     names = names_a[order_a]
     if len(names) != len(names_b) or bool(np.any(names != names_b[order_b])):
@@ -126,7 +132,7 @@ def paired_difference(
         )
     if len(names) < 2 or bool(np.any(names[1:] == names[:-1])):
         raise HeadError(f"paired difference: expected at least two rows with ids of their own, got {len(names)} rows")
-    d = np.asarray(a, dtype=np.float64)[order_a] - np.asarray(b, dtype=np.float64)[order_b]
+    d = a.astype(np.float64)[order_a] - b.astype(np.float64)[order_b]
     value, half = float(d.mean()), Z_95 * float(d.std(ddof=1)) / math.sqrt(len(d))
     return PairedDifference(
         value=value,

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from diffcache.errors import HeadError
-from diffcache.recipe import Recipe
+from diffcache.recipe import Recipe, RecipeDifference
 from diffcache.setting import Setting
+
+_MOST_ID_BYTES = 1 << 30
 
 
 class Features(Protocol):
@@ -79,8 +81,8 @@ def check_pair(train: Features, test: Features) -> None:
             f"{test.setting}; open both at one setting"
         )
     where = f"features of {train.images} at {train.setting}"
-    if train.fingerprint != test.fingerprint:
-        differences = train.recipe.differences(test.recipe) or ["the fingerprints alone"]
+    differences = list(map(str, _differences(train, test)))
+    if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise HeadError(
             f"{where}: training and test split were written by different recipes ({'; '.join(differences[:3])}{more}; "
@@ -94,6 +96,7 @@ def check_pair(train: Features, test: Features) -> None:
     _check_classes(train, test, where)
     for features in (train, test):
         _check_labels(features, f"{where}, split {features.split}")
+    _check_ids(test, f"{where}, split {test.split}")
 
 
 def check_draws(train: Features, draws: Sequence[Features]) -> None:
@@ -188,6 +191,16 @@ def map_shape(features: Features) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def _differences(train: Features, test: Features) -> list[RecipeDifference | str]:
+    """What keeps two recipes from serving one head. Draw 0 is never augmented, so there the augmentation is free."""
+    if train.fingerprint == test.fingerprint:
+        return []
+    found = train.recipe.differences(test.recipe)
+    if not found:
+        return ["the fingerprints alone"]
+    return [one for one in found if train.setting.draw or one.name.partition(".")[0] != "augmentation"]
+
+
 def _check_classes(train: Features, test: Features, where: str) -> None:
     here, there = tuple(train.class_names), tuple(test.class_names)
     if here == there:
@@ -205,6 +218,17 @@ def _check_classes(train: Features, test: Features, where: str) -> None:
     )
 
 
+def _check_ids(features: Features, where: str) -> None:
+    """Predictions hold the ids in an array of one width, so that one long id takes its room for every row."""
+    ids = features.ids
+    longest = max(map(len, ids))
+    if 4 * longest * len(ids) > _MOST_ID_BYTES:
+        raise HeadError(
+            f"{where}: {len(ids):,} rows with ids of up to {longest:,} characters take too much room in the "
+            f"predictions, {4 * longest * len(ids):,} bytes of at most {_MOST_ID_BYTES:,}; shorten the images' names"
+        )
+
+
 def _check_labels(features: Features, where: str) -> None:
     labels = np.asarray(features.labels)
     rows = features.shape[0]
@@ -214,7 +238,8 @@ def _check_labels(features: Features, where: str) -> None:
         raise HeadError(f"{where}: no rows; extract the split first")
     if bool(features.marked.all()):
         raise HeadError(
-            f"{where}: all {rows} rows are marked ({features.marks[0]}); mend the images and extract the split again"
+            f"{where}: all {rows} rows are marked ({features.marks[0]}), and stay so; mend the images, remove the "
+            f"split's store with `diffcache rm`, and extract it again"
         )
     classes = len(features.class_names)
     wrong = np.flatnonzero(((labels < 0) | (labels >= classes)) & ~features.marked)

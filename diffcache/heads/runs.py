@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffcache.config import HeadConfig, head_config
-from diffcache.errors import ConfigError, HeadError, MissingError, SettingError
+from diffcache.errors import HeadError, MissingError
 from diffcache.heads.evaluation import PairedDifference, Proportion, paired_difference
 from diffcache.recipe import canonical_json
 from diffcache.setting import Setting
@@ -165,9 +166,19 @@ class Run:
         return [json.loads(line) for line in (self.path / METRICS).read_text(encoding="utf-8").splitlines()]
 
     def predictions(self) -> Predictions:
-        """What the head said of test and validation rows."""
-        with np.load(self.path / PREDICTIONS, allow_pickle=False) as arrays:
-            return Predictions(**{name: arrays[name] for name in arrays.files})
+        """What the head said of test and validation rows.
+
+        Raises:
+            HeadError: the file is damaged.
+        """
+        try:
+            with np.load(self.path / PREDICTIONS, allow_pickle=False) as arrays:
+                return Predictions(**{name: arrays[name] for name in arrays.files})
+        except Exception as error:  # of a damaged file NumPy raises nearly anything
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise HeadError(
+                f"{self.path / PREDICTIONS}: damaged ({reason}); delete the folder to train it again"
+            ) from None
 
     def head(self) -> StandardizedHead:
         """The trained head on the CPU in evaluation mode: features as stored (n, C, H, W) to logits (n, classes)."""
@@ -177,14 +188,19 @@ class Run:
             self.path / WEIGHTS, self.config, shape=self.shape, classes=len(self.class_names), where=str(self.setting)
         )
 
-    def difference(self, other: Run) -> PairedDifference:
+    def difference(self, other: Run, *, only_common: bool = False) -> PairedDifference:
         """This run's test accuracy minus another's, on the same samples, with a 95 % interval.
+
+        Args:
+            other: another run.
+            only_common: whether samples that only one of them was tested on are left out, and not refused: rows
+                that are marked in one store may be usable in another.
 
         Raises:
             HeadError: the two were tested on different samples.
         """
         a, b = self.predictions(), other.predictions()
-        return paired_difference(a.correct, b.correct, ids_a=a.ids, ids_b=b.ids)
+        return paired_difference(a.correct, b.correct, ids_a=a.ids, ids_b=b.ids, only_common=only_common)
 
 
 def run_id(kind: str, setting: Setting, identity: Mapping[str, Any]) -> str:
@@ -213,7 +229,7 @@ def load_run(path: str | Path, *, reused: bool = False) -> Run:
     try:
         record = json.loads((path / RUN_JSON).read_text(encoding="utf-8"))
         version = record["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise HeadError(
             f"{path / RUN_JSON}: not the record of a run ({error}); delete the folder to train it again"
         ) from None
@@ -227,10 +243,21 @@ def load_run(path: str | Path, *, reused: bool = False) -> Run:
             raise HeadError(f"{path}: {name} is gone from a finished run; delete the folder to train it again")
     run = Run(path=path, record=record, reused=reused)
     try:
-        _ = run.setting, run.config, run.top1, run.top5, run.images, run.parameters, run.shape
-    except (KeyError, TypeError, ValueError, ConfigError, SettingError) as error:
+        _check(run)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise HeadError(f"{path / RUN_JSON}: damaged ({error}); delete the folder to train it again") from None
     return run
+
+
+def _check(run: Run) -> None:
+    """Whether what a run says of itself can be used; raises nearly anything where not."""
+    _ = run.setting, run.config, run.shape
+    shares = [share for proportion in (run.top1, run.top5) if proportion for share in asdict(proportion).values()]
+    numbers = (*shares, run.parameters, run.validation_top1, run.validation_loss, run.best_epoch, run.seconds)
+    if not all(isinstance(text, str) for text in (run.kind, run.images, run.backbone, *run.class_names)):
+        raise TypeError("a name is no text")
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        raise TypeError("a result is no number")
 
 
 def find_runs(root: str | Path) -> tuple[Run, ...]:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 import diffcache
 from diffcache.cache.files.lock import hold
-from diffcache.compute import device_facts, resolve_device, resolve_precision
+from diffcache.compute import device_facts, memory_for, require_values, resolve_device, resolve_precision
 from diffcache.config import HeadConfig, head_fields
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.heads.batches import Batches
@@ -40,7 +42,7 @@ from diffcache.heads.runs import (
     run_id,
 )
 from diffcache.heads.session import Session
-from diffcache.heads.split import stratified_split
+from diffcache.heads.split import Split, stratified_split
 from diffcache.heads.standardize import Scaling
 from diffcache.heads.statistics import Statistics, feature_statistics
 from diffcache.heads.threads import threads_for
@@ -88,12 +90,13 @@ def train_head(
 
     Raises:
         HeadError: features, labels and head do not fit each other, or the loss is not finite.
-        DeviceError: the device or precision is not there.
+        DeviceError: the device or precision is not there, or its memory does not hold the head.
     """
     where = f"{config.kind} on {train.setting}"
     check_pair(train, test)
     check_draws(train, draws)
     device = resolve_device(config.device)
+    require_values(device)
     precision = resolve_precision(config.precision, device)
     identity = run_identity(
         train, test, config, draws=draws, precision=precision, validation=validation, split_seed=split_seed
@@ -111,54 +114,33 @@ def train_head(
         where=f"{where}, split {train.split}",
         rows=usable_rows(train),
     )
-    shape, classes = map_shape(train), len(train.class_names)
-    head = build_head(config, shape=shape, classes=classes, where=str(train.setting))
-    positions = shape[1] * shape[2] if config.kind in ("cnn", "attention") else 1
-    work = parameter_count(head) * positions * min(config.batch_size, len(split.train))
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        hold(folder / ".lock", what=where, on_event=on_event),
-        threads_for(work, device=device),
-    ):
-        if is_complete(folder):
-            return load_run(folder, reused=True)
-        drop_drafts(folder)
-        for line in _remarks(train, test, draws):
-            on_event(Notice(line))
-        session = Session(folder, where=where, save_seconds=save_seconds, on_event=on_event)
-        statistics = feature_statistics(train, split.train, where=where) if config.standardize else None
-        scaling = Scaling(statistics, device=device)
-        looking = max(1, min(1024, _EVALUATION_BYTES // (4 * int(np.prod(shape)))))
-        held_out = Batches(train, split.validation, batch_size=looking, device=device, scaling=scaling)
-        to_train = Batches(
-            train, split.train, batch_size=config.batch_size, device=device, scaling=scaling, draws=draws
-        )
-        trainer = Trainer(
-            head,
-            train=to_train,
-            validation=held_out,
-            config=config,
-            device=device,
-            precision=precision,
-            where=where,
-        )
-        session.run(trainer)
-        record = {
-            "format": RUN_FORMAT,
-            "identity": identity,
-            "images": train.images,
-            "backbone": backbone if backbone is not None else train.recipe.backbone,
-            "setting": str(train.setting),
-            "shape": list(shape),
-            "class_names": list(train.class_names),
-            "head": _with_precision(head_fields(config), precision),
-            "validation": {"share": validation, "seed": split_seed, "rows": len(split.validation)},
-            "features": {"train": identity["train"], "test": identity["test"]},
-            **({"draws": identity["draws"]} if draws else {}),
-            "recipe": train.recipe.plain(),
-            "parameters": parameter_count(head),
-        }
-        _finish(session, trainer, test=test, held_out=held_out, statistics=statistics, record=record)
+    with memory_for(f"{where} on {device}", remedy="use a smaller head, a smaller batch_size or another device"):
+        head = build_head(config, shape=map_shape(train), classes=len(train.class_names), where=str(train.setting))
+        folder.mkdir(parents=True, exist_ok=True)
+        with (
+            hold(folder / ".lock", what=where, on_event=on_event),
+            threads_for(_work(head, config, train, rows=len(split.train)), device=device),
+        ):
+            if is_complete(folder):
+                return load_run(folder, reused=True)
+            drop_drafts(folder)
+            for line in _remarks(train, test, draws):
+                on_event(Notice(line))
+            session = Session(folder, where=where, save_seconds=save_seconds, on_event=on_event)
+            statistics = feature_statistics(train, split.train, where=where) if config.standardize else None
+            to_train, held_out = _batches(train, split, config, draws=draws, statistics=statistics, device=device)
+            trainer = Trainer(
+                head,
+                train=to_train,
+                validation=held_out,
+                config=config,
+                device=device,
+                precision=precision,
+                where=where,
+            )
+            session.run(trainer)
+            record = _record(train, config, identity, trainer=trainer, split=split, backbone=backbone)
+            _finish(session, trainer, test=test, held_out=held_out, statistics=statistics, record=record)
     return load_run(folder)
 
 
@@ -197,6 +179,62 @@ def run_identity(
             sources = [features.derived_from for features in every]
             identity["draws"]["derived_from"] = [None if source is None else str(source) for source in sources]
     return identity
+
+
+def _work(head: nn.Module, config: HeadConfig, train: Features, *, rows: int) -> int:
+    """Multiplications of a step, about: what decides how many threads are worth their while."""
+    _, height, width = map_shape(train)
+    positions = height * width if config.kind in ("cnn", "attention") else 1
+    return parameter_count(head) * positions * min(config.batch_size, rows)
+
+
+def _batches(
+    train: Features,
+    split: Split,
+    config: HeadConfig,
+    *,
+    draws: Sequence[Features],
+    statistics: Statistics | None,
+    device: torch.device,
+) -> tuple[Batches, Batches]:
+    """The rows to train on, and those that are held out; both standardised by the same statistics."""
+    scaling = Scaling(statistics, device=device)
+    looking = max(1, min(1024, _EVALUATION_BYTES // (4 * int(np.prod(map_shape(train))))))
+    return (
+        Batches(train, split.train, batch_size=config.batch_size, device=device, scaling=scaling, draws=draws),
+        Batches(train, split.validation, batch_size=looking, device=device, scaling=scaling),
+    )
+
+
+def _record(
+    train: Features,
+    config: HeadConfig,
+    identity: Mapping[str, Any],
+    *,
+    trainer: Trainer,
+    split: Split,
+    backbone: str | None,
+) -> dict[str, Any]:
+    """What ``run.json`` says of a training that went as its identity says, but for how it ended."""
+    return {
+        "format": RUN_FORMAT,
+        "identity": identity,
+        "images": train.images,
+        "backbone": backbone if backbone is not None else train.recipe.backbone,
+        "setting": str(train.setting),
+        "shape": list(map_shape(train)),
+        "class_names": list(train.class_names),
+        "head": _with_precision(head_fields(config), trainer.precision),
+        "validation": {
+            "share": identity["validation"],
+            "seed": identity["split_seed"],
+            "rows": len(split.validation),
+        },
+        "features": {"train": identity["train"], "test": identity["test"]},
+        **({"draws": identity["draws"]} if "draws" in identity else {}),
+        "recipe": train.recipe.plain(),
+        "parameters": parameter_count(trainer.head),
+    }
 
 
 def _remarks(train: Features, test: Features, draws: Sequence[Features]) -> list[str]:

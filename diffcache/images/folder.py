@@ -62,7 +62,10 @@ class FolderImages:
                     raise ImageError(
                         f"{shown(path)}: expected an image of at most {MAX_FILE_BYTES} bytes, found {facts.st_size}"
                     )
-                return file.read(MAX_FILE_BYTES), (facts.st_size, facts.st_mtime_ns)
+                data = file.read(facts.st_size + 1)  # a buffer is taken as large as is asked for
+                if len(data) > facts.st_size:  # it grows meanwhile
+                    data += file.read(MAX_FILE_BYTES - len(data))
+                return data, (facts.st_size, facts.st_mtime_ns)
         except FileNotFoundError:
             raise MissingError(f"{shown(path)}: the image was there when the folder was listed and is gone") from None
         except OSError as error:

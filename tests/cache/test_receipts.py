@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffcache.cache import Receipt, RowRange
-from diffcache.cache.catalog import Ledger, Segment, read_marks, read_segments
+from diffcache.cache.catalog import Ledger, Segment, StoredArray, read_marks, read_segments
 from diffcache.cache.files import sealed
 from diffcache.cache.files.extents import Extents, Run
+from diffcache.cache.formats.protocol import ArraySpec
+from diffcache.cache.header import Header
+from diffcache.cache.stamps import unseal_stamps
 from diffcache.errors import CacheError
 from diffcache.setting import Pass, Setting
+from tests.cache.toy import recipe
 
 A, B = Setting(90, 4, 2), Setting(90, 7, 1)
 RECEIPT = Receipt(
@@ -44,8 +51,6 @@ def test_it_comes_back() -> None:
 
 
 def test_the_checksum_is_of_the_canonical_json_of_the_rest() -> None:
-    import hashlib
-
     values = json.loads(RECEIPT.seal())
     checksum = values.pop("checksum")
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
@@ -92,10 +97,20 @@ def test_resealed_with_another_value_is_a_cache_error_or_a_receipt(key: str, val
         assert receipt.seal() == sealed.seal(values)
 
 
+DEEP = ['"a":' + "[" * 70 + "]" * 70 + "}", '"a":{' * 70 + "}" * 71]
+
+
+@pytest.mark.parametrize("text", [*DEEP, '"a":1e999}', '"a":-1e400}'])
+def test_json_that_would_be_trouble_later(text: str) -> None:
+    """It is JSON; but what walks over values calls itself as often as they are deep, and no JSON holds infinity."""
+    json.loads("{" + text)
+    digest = hashlib.sha256(("{" + text).encode()).hexdigest()
+    with pytest.raises(CacheError, match=r"deep|double"):
+        sealed.unseal(f'{{"checksum":"{digest}",{text}\n'.encode(), "x")
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "NaN", "1" * 10_000, "{}", "null"])
 def test_hostile_json(text: str) -> None:
-    import hashlib
-
     digest = hashlib.sha256(("{" + text).encode()).hexdigest()
     with pytest.raises(CacheError):
         sealed.unseal(f'{{"checksum":"{digest}",{text}'.encode(), "x")
@@ -105,6 +120,30 @@ def segments() -> list[Segment]:
     hashes = Extents("uint8", (200, 32), 200, (Run("x", 0, 200),))
     marked = Extents("uint8", (200,), 200, (Run("y", 0, 200),))
     return [Segment(0, 0, 200, "c" * 64, hashes, marked, "d" * 64, {})]
+
+
+@pytest.mark.parametrize("depth", [1, 63, 64, 65, 100, 100_000])
+def test_what_is_sealed_can_be_read(depth: int) -> None:
+    values: Any = {}
+    for _ in range(depth - 1):
+        values = {"a": values}
+    if depth <= sealed.DEEPEST:
+        assert sealed.unseal(sealed.seal({"a": values} if depth == 1 else values), "x")
+        return
+    with pytest.raises(CacheError, match="cannot be written"):
+        sealed.seal(values)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_cannot_be_sealed(value: float) -> None:
+    with pytest.raises(CacheError, match="cannot be written"):
+        sealed.seal({"a": value})
+
+
+def test_no_more_is_sealed_than_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealed, "MAX_BYTES", 1000)
+    with pytest.raises(CacheError, match="has at most 1000 bytes"):
+        sealed.seal({"a": "x" * 1000})
 
 
 def test_ledger_adds_and_drops() -> None:
@@ -152,3 +191,97 @@ def test_marks_of_rows_that_are_not_there(tmp_path: Path, row: str) -> None:
     (tmp_path / "marks" / "segment-00000.json").write_bytes(text)
     with pytest.raises(CacheError, match="has no row"):
         read_marks(tmp_path, segments())
+
+
+# --- any values in any file -------------------------------------------------------------------
+
+HEADER = Header(
+    images="toys",
+    split="train",
+    format="zarr",
+    recipe=recipe(),
+    backbone="toy",
+    class_names=("cat", "ö wl"),
+    group_size=64,
+    range_rows=64,
+    created_by="1",
+)
+ROWS = RowRange(0, 64, 67)
+
+
+def listed() -> dict[str, dict[str, Any]]:
+    """The values of a file of each kind."""
+    (segment,) = segments()
+    segment = Segment(**{**vars(segment), "header": HEADER.plain()})
+    features = Extents("float16", (200, 3, 2, 2), 200, (Run("z", 8, 150), Run("z/y", 0, 50)))
+    committed = Extents("uint8", (200,), 200, (Run("y", 0, 200),))
+    array = StoredArray(ArraySpec(A, "b", "float16", (200, 3, 2, 2), 0), features, committed, "e" * 64)
+    files = {
+        "header": sealed.seal(HEADER.plain()),
+        "segment": segment.seal(),
+        "array": array.seal(),
+        "marks": sealed.seal({"format_version": 1, "segment": 0, "marks": {"3": "no image"}}),
+        "stamps": sealed.seal({"format_version": 1, "segment": 0, "rows": [64, 67], "stamps": [[5, 6]] * 3}),
+    }
+    return {kind: sealed.unseal(data, kind) for kind, data in files.items()}
+
+
+def again(kind: str, path: Path) -> Any:
+    """The values back from what was made of a file."""
+    if kind == "header":
+        return Header.read(path).plain()
+    if kind == "segment":
+        return sealed.unseal(Segment.read(path).seal(), "x")
+    if kind == "array":
+        (segment,) = segments()
+        told = Segment(**{**vars(segment), "header": HEADER.plain()})
+        return sealed.unseal(StoredArray.read(path, A, told).seal(), "x")
+    if kind == "marks":
+        return read_marks(path.parents[1], segments())
+    return unseal_stamps(sealed.read_sealed(path), path, ROWS)
+
+
+def ways(values: dict[str, Any]) -> list[tuple[Any, ...]]:
+    inner = [(name, key) for name, value in values.items() if isinstance(value, dict) for key in value]
+    items = [(name, 0) for name, value in values.items() if isinstance(value, list)]
+    runs = [(name, "runs", 0, at) for name, value in values.items() if "runs" in str(value) for at in range(3)]
+    return [*((name,) for name in values), *inner, *items, *(way for way in runs if way[0] in ("features", "marked"))]
+
+
+KINDS = listed()
+ODD = st.sampled_from(
+    [2**31, 2**40, 2**63 - 1, 2**63, 10**400, 1e308, "\0", "\ud800", "../x", "/x", "x" * 9999, "uint8"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from([(kind, way) for kind in KINDS for way in ways(KINDS[kind])]), PLAIN | ODD, st.booleans())
+def test_any_value_in_any_file(
+    tmp_path_factory: pytest.TempPathFactory, where: tuple[str, tuple[Any, ...]], value: Any, gone: bool
+) -> None:
+    """It is what it says, or an error in one line."""
+    kind, way = where
+    values = copy.deepcopy(KINDS[kind])
+    *outer, key = way
+    place = values
+    for step in outer:
+        place = place[step]
+    if gone and isinstance(place, dict):
+        del place[key]
+    else:
+        place[key] = value
+    path = tmp_path_factory.getbasetemp() / "any" / "marks" / "segment-00000.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(sealed.seal(values))
+    try:
+        found = again(kind, path)
+    except CacheError as error:
+        assert "\n" not in str(error)
+        assert len(str(error)) < 1500
+        return
+    if kind == "marks":
+        assert sorted(found.values()) == sorted(values["marks"].values())
+    elif kind == "stamps":
+        assert np.array_equal(found, values["stamps"])
+    else:
+        assert found == values

@@ -76,13 +76,13 @@ class TestDiff:
         assert result.exit_code == 1
         assert result.stdout == ""
         assert result.stderr == (
-            f"diffcache: '{name}' begins the fingerprint of 2 stores; name one: toys/test/{name}, toys/train/{name}\n"
+            f"diffcache: '{name}' names 2 stores; name one: toys/test/{name}, toys/train/{name}\n"
         )
         result = call("diff", "zz\x1b[31m", name, "--cache", tmp_path / "cache")
         assert result.exit_code == 1
-        assert "no store with a fingerprint that begins with 'zz\\x1b[31m'; there are " in result.stderr
+        assert "no store is named 'zz\\x1b[31m'; there are " in result.stderr
         longer = stores["other"].fingerprint[:15] + "zzz"
-        assert "no store with a fingerprint" in call("diff", longer, name, "--cache", tmp_path / "cache").stderr
+        assert "no store is named" in call("diff", longer, name, "--cache", tmp_path / "cache").stderr
         assert call("diff", name).exit_code == 2
         result = call("diff", name, name, "--cache", tmp_path / "none")
         assert (result.exit_code, "no such cache folder" in result.stderr) == (1, True)
@@ -127,7 +127,7 @@ class TestRm:
     def test_one_unknown_and_nothing_goes(self, stores: dict[str, Store], options: list[object]) -> None:
         result = call("rm", stores["train"].path, "zz", *options, "--yes")
         assert result.exit_code == 1
-        assert "no store with a fingerprint that begins with 'zz'" in result.stderr
+        assert "no store is named 'zz'" in result.stderr
         assert stores["train"].path.exists()
         assert call("rm", *options, "--yes").exit_code == 2
 
@@ -145,6 +145,14 @@ class TestRm:
         result = call("rm", store.path, "--setting", LARGE, *options, "--yes")
         assert "used by 1 run in" in result.stdout
         assert Store.open(store.path).settings == ()
+
+    def test_one_without_its_store_json(self, stores: dict[str, Store], options: list[object]) -> None:
+        store = stores["other"]
+        (store.path / "store.json").unlink()
+        result = call("rm", store.path.name, *options, "--yes")
+        assert result.exit_code == 0, result.output
+        assert "its store.json is gone" in result.stderr
+        assert not store.path.exists()
 
     def test_a_damaged_one(self, stores: dict[str, Store], options: list[object]) -> None:
         store = stores["other"]
@@ -179,6 +187,17 @@ class TestGc:
         assert result.stdout.endswith("2.0 kB in 2 places; deleted\n")
         assert not draft.exists()
         assert call("gc", "--cache", root).stdout == "nothing to delete\n"
+
+    def test_what_repairs_have_put_aside(self, stores: dict[str, Store], tmp_path: Path) -> None:
+        root = tmp_path / "cache"
+        (root / ".foreign").mkdir()
+        (root / ".foreign" / "notes.txt").write_text("mine")
+        result = call("gc", "--cache", root, "--delete")
+        assert result.stdout == "nothing to delete\n"
+        assert "4 bytes that repairs have put aside" in result.stderr
+        assert (root / ".foreign" / "notes.txt").exists()
+        assert call("gc", "--cache", root, "--delete", "--foreign").stdout.endswith("4 bytes in 1 place; deleted\n")
+        assert not (root / ".foreign").exists()
 
     def test_damaged_stores_are_said(self, stores: dict[str, Store], tmp_path: Path) -> None:
         (stores["test"].path / "store.json").write_text("{}")

@@ -14,6 +14,7 @@ from diffcache.cache import Samples, Store
 from diffcache.cache.layout import sized
 from diffcache.cache.tidying.removal import remove_settings
 from diffcache.cli import main
+from diffcache.cli.stores import named_folders
 from diffcache.cli.tables import block_names
 from tests.cache.toy import LARGE, OTHER, SMALL, create, fill, recipe, samples, values
 from tests.cli.runs import write_run
@@ -111,7 +112,7 @@ class TestLs:
         _, store = create(tmp_path / "c", "zarr", rows=10)
         (store.path / "store.json").write_text("{}")
         result = call("ls", "--cache", str(tmp_path / "c"))
-        assert result.exit_code == 0
+        assert result.exit_code == 1
         assert "no stores" in result.stdout
         assert result.stderr.startswith("damaged: ")
         assert "store.json" in result.stderr
@@ -151,6 +152,29 @@ class TestLsOfOne:
         }
         assert text.splitlines()[-1].startswith("1 of 3 runs in ")
         assert text.endswith(": some of their features are not in this cache\n")
+
+    def test_words_that_name_stores(self, made: dict[str, Store], options: list[str], tmp_path: Path) -> None:
+        train, test, third = (f"toys/{made[name].path.parent.name}/{made[name].path.name}" for name in
+                              ("train", "test", "third"))  # fmt: skip
+        digits = made["train"].fingerprint
+        named = {
+            digits[:10]: {train, test},
+            f"train/{digits[:4]}": {train},
+            f"train/{digits}/": {train},
+            f"toys/train/{digits[:16]}": {train},
+            "toys/train": {train, third},
+            "toys/": {train, test, third},
+            "train": {train, third},
+            str(tmp_path / "cache" / "toys"): {train, test, third},
+            str(made["third"].path): {third},
+            "toys/val": set(),
+            "toy": set(),
+            "": set(),
+            f"train/{digits}0": set(),
+        }
+        for word, expected in named.items():
+            found = {"/".join(path.parts[-3:]) for path in named_folders(word, str(tmp_path / "cache"))}
+            assert found == expected, word
 
     def test_of_a_fingerprint(self, made: dict[str, Store], options: list[str]) -> None:
         table = rows(printed("ls", made["train"].fingerprint[:10], *options))
@@ -201,7 +225,7 @@ class TestLsOfOne:
     def test_of_nothing(self, made: dict[str, Store], options: list[str]) -> None:
         result = call("ls", "zz", *options)
         assert (result.exit_code, result.stdout) == (1, "")
-        assert "no store with a fingerprint that begins with 'zz'" in result.stderr
+        assert "no store is named 'zz'" in result.stderr
         assert "no run in" in result.stderr
 
     def test_damaged_runs_and_stores(self, made: dict[str, Store], options: list[str], tmp_path: Path) -> None:
@@ -210,7 +234,7 @@ class TestLsOfOne:
         (made["third"].path / "store.json").write_text("\x1b[31m")
         for arguments in (["ls"], ["ls", made["train"].fingerprint[:10]]):
             result = call(*arguments, *options)
-            assert result.exit_code == 0
+            assert result.exit_code == 1
             assert "toys/train" in result.stdout
             assert "\x1b" not in result.output
             damaged = result.stderr.splitlines()
@@ -310,5 +334,5 @@ class TestInfo:
     def test_no_such_fingerprint(self, root: Path) -> None:
         result = call("info", "--cache", str(root), "zzzz")
         assert result.exit_code == 1
-        assert "no store with a fingerprint that begins with 'zzzz'; there are " in result.stderr
+        assert "no store is named 'zzzz'; there are " in result.stderr
         assert stores(root)["train"].fingerprint[:16] in result.stderr

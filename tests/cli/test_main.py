@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from diffcache import __version__
-from diffcache.cli import commands, main
+from diffcache.cli import commands, main, planning
 from diffcache.errors import CacheError, ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +67,7 @@ class TestErrors:
             (["extract", "mine.toml", "--batch-size", "0"], "diffcache: mine.toml: extract.batch_size: expected"),
             (["extract", "mine.toml", "--setting", "t1/b1"], "diffcache: setting 't1/b1': expected t<step>/b<block>"),
             (["train-heads", "mine.toml", "--head", "liner"], 'diffcache: --head: expected one of "linear"'),
+            (["train-heads", "mine.toml", "--head", "foo"], "\"attention\", got 'foo'\n"),
             (["blocks", "nothing.toml"], "diffcache: nothing.toml: no such card file"),
             (["ls", "--cache", "none"], "no such cache folder"),
             (["info", "--cache", "none"], "no such cache folder"),
@@ -100,6 +101,9 @@ class TestErrors:
         result = fail(KeyboardInterrupt())
         assert result.exit_code == 130
         assert "what was committed is kept" in result.stderr
+        monkeypatch.setattr(planning, "run_plan", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
+        result = call("plan", str(folder / "mine.toml"))
+        assert (result.exit_code, result.stderr) == (130, "\ninterrupted\n")  # it commits nothing
         result = fail(ZeroDivisionError("our own mistake"))
         assert isinstance(result.exception, ZeroDivisionError)  # not hidden
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,8 @@ import pytest
 
 from diffcache.cache import Store, open_cache
 from diffcache.cache.files import sealed
+from diffcache.cache.receipts import binding
+from diffcache.setting import Setting
 from tests import tiny
 
 
@@ -55,6 +58,21 @@ def flip(path: Path, at: int = 100) -> None:
 
 def features_file(store: Store, name: str = "t5.b4.pool1") -> Path:
     return store.path / "features.zarr" / "segment-00000" / name / "c.0.0.0.0"
+
+
+def change_values(store: Store, text: str) -> None:
+    """Bytes and receipt changed together: only running the network again finds it."""
+    setting = Setting.parse(text)
+    file = features_file(store, text.replace("/", "."))
+    array = np.frombuffer(file.read_bytes(), np.float16) + np.float16(1)
+    file.write_bytes(array.tobytes())
+    receipt = next(receipt for receipt in store.receipts if setting in receipt.settings)
+    path = receipt.path(store.path)
+    plain = json.loads(path.read_text())
+    del plain["checksum"]
+    bound = binding(store.fingerprint, setting, receipt.rows) + array.tobytes()
+    plain["settings"][text] = hashlib.sha256(bound).hexdigest()
+    path.write_bytes(sealed.seal(plain))
 
 
 def values(world):
@@ -102,12 +120,26 @@ def test_missing_rows_are_told_from_damage(world):
     next((store.path / "receipts" / "segment-00000").glob("*.t100.*")).unlink()
     status, out, _ = call("verify", "--cache", world.folder / "cache")
     assert status == 3
-    assert "incomplete: t100/b3/pool1 lacks 42 of 42 rows" in out
+    assert out.count("incomplete: ") == 1
+    assert "incomplete: t 100: b 3, 4 x pool 1, 4 lack 42 of 42 rows" in out
     assert "damaged" not in out
     flip(features_file(store_of(world, split="test")))
     assert call("verify", "--cache", world.folder / "cache")[0] == 1
     assert call("verify", store.path)[0] == 3
     assert call("verify", world.file, "--repair")[0] == 0
+
+
+def test_bytes_that_are_behind_have_a_word_of_their_own(world):
+    store = store_of(world)
+    flip(store.path / "features.zarr" / "segment-00000" / "t5.b4.pool1.committed" / "c.0", 0)
+    status, out, _ = call("verify", store.path)
+    assert status == 3
+    assert ": behind; " in out
+    assert "  behind: features.zarr/segment-00000/t5.b4.pool1.committed/c.0: t5/b4/pool1 row 0: expected 1" in out
+    assert "incomplete" not in out
+    status, out, _ = call("verify", store.path, "--repair")
+    assert status == 0
+    assert ": well, was behind; " in out
 
 
 def test_settings_that_the_pipeline_asks_for_and_nobody_extracted(world):
@@ -142,27 +174,8 @@ def test_every_kind_of_damage_with_images_and_network_at_hand(world):
 
 
 def test_features_that_the_network_does_not_give_are_damage(world):
-    """Bytes and receipt changed together: only running the network again finds it."""
     before = values(world)
-    store = store_of(world)
-    file = features_file(store)
-    array = np.frombuffer(file.read_bytes(), np.float16).copy()
-    array[:] += 1
-    file.write_bytes(array.tobytes())
-    receipt = next(r for r in store.receipts if any(str(s) == "t5/b4/pool1" for s in r.settings))
-    import hashlib
-
-    from diffcache.cache.receipts import binding
-    from diffcache.setting import Setting
-
-    setting = Setting(5, 4, 1)
-    path = receipt.path(store.path)
-    plain = json.loads(path.read_text())
-    del plain["checksum"]
-    plain["settings"][str(setting)] = hashlib.sha256(
-        binding(store.fingerprint, setting, receipt.rows) + array.tobytes()
-    ).hexdigest()
-    path.write_bytes(sealed.seal(plain))
+    change_values(store_of(world), "t5/b4/pool1")
     assert call("verify", world.file)[0] == 0
     status, out, _ = call("verify", world.file, "--recompute", 42)
     assert status == 1
@@ -181,14 +194,147 @@ def test_without_the_pipeline_what_is_bad_counts_as_missing(world):
     assert call("verify", store.path)[0] == 0
 
 
-def test_refusals(world, tmp_path):
-    status, _, err = call("verify", store_of(world).path, "--recompute", 3)
+def test_what_cannot_be_looked_at_is_no_damage(world, tmp_path):
+    store = store_of(world).path
+    for arguments, said in {
+        (store, "--recompute", 3): "name the pipeline file",
+        (store, "--t", 5, "--device", "cpu"): "verify --t, --device: that replaces what a pipeline file says",
+        (tmp_path / "none.toml",): "none.toml",
+        ("nosuch", "--cache", world.folder / "cache"): "'nosuch'",
+        (world.folder / "cache",): "no store is here",
+        (world.file, "--cache", tmp_path / "none"): "no such cache folder",
+        ("--cache", tmp_path / "none"): "no such cache folder",
+    }.items():
+        status, out, err = call("verify", *arguments)
+        assert (status, out, len(err.splitlines())) == (2, "", 1), arguments
+        assert err.startswith("diffcache: ")
+        assert said in err
+    status, out, err = call("verify", tmp_path / "none.toml", world.file, "nosuch", store)
+    assert (status, out.count(": well; ")) == (2, 5)  # one keeps no other from being looked at
+    flip(features_file(store_of(world)))
+    assert call("verify", "nosuch", store)[0] == 1
+
+
+def test_options_replace_what_the_pipeline_file_says(world, tmp_path):
+    other = tmp_path / "other"
+    assert call("extract", world.file, "--cache", other, "--t", 5)[0] == 0
+    flip(features_file(store_of(world)))
+    status, out, err = call("verify", world.file, "--cache", other, "--t", 5, "--recompute", 5, "--device", "cpu")
+    assert status == 0, out + err
+    assert call("verify", world.file, "--cache", other)[0] == 3
+    status, out, _ = call("verify", world.file, "--cache", other, "--setting", "t5/b3/pool1,t7/b4/pool1")
+    assert (status, "not there at all: t 7: b 4 x pool 1\n" in out) == (3, True)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_auto_precision_asks_for_the_settings_in_one_precision(world, precision):
+    rest = {"fp32": "bf16", "bf16": "fp32"}[precision]
+    assert call("extract", world.file, "--precision", precision)[0] == 0
+    assert call("extract", world.file, "--precision", rest, "--cache", world.folder / "begun", "--t", 5)[0] == 0
+    for split in ("train", "test"):
+        for store in open_cache(world.folder / "begun").find(backbone="tiny", split=split):
+            subprocess.run(["rm", "-rf", world.folder / "cache" / "textures" / split / store.path.name], check=True)
+            subprocess.run(["mv", store.path, world.folder / "cache" / "textures" / split], check=True)
+    status, out, err = call("verify", world.file, "--precision", "auto", "--repair")
+    assert (status, len(out.splitlines())) == (0, 6), out + err
+    assert call("verify", world.file, "--precision", rest)[0] == 3
+
+
+@pytest.mark.parametrize("format", ["zarr", "hdf5"])
+def test_a_well_store_outlives_the_images_it_was_made_of(world, format):
+    cache = ("--cache", world.folder / format, "--format", format)
+    assert call("extract", world.file, *cache)[0] == 0
+    world.train.joinpath("bark", "000.png").unlink()
+    tiny.picture(np.random.default_rng(9), 0).save(world.train / "bark" / "001.png")
+    for more in ((), ("--repair",)):
+        status, out, err = call("verify", world.file, *cache, "--recompute", 42, *more)
+        assert status == 0, out + err
+        assert "damaged" not in out
+        assert "not compared: 'bark/000.png': no longer in the image set" in out
+        assert "not compared: 'bark/001.png': changed since it was extracted" in out
+        assert "40 rows run through the network again" in out
+    assert call("verify", "--cache", world.folder / format)[0] == 0
+
+
+def test_changed_images_are_refused_or_marked_before_features_are_given_up(world):
+    store, setting = store_of(world), "t5/b4/pool1"
+    change_values(store, setting)
+    image = world.train / "bark" / "001.png"
+    stat = image.stat()
+    tiny.picture(np.random.default_rng(9), 0).save(image)
+    data = image.read_bytes()[: stat.st_size]
+    image.write_bytes(data + bytes(stat.st_size - len(data)))
+    os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # only who reads it knows
+    status, out, err = call("verify", world.file, "--recompute", 42, "--repair")
     assert status == 1
-    assert "name the pipeline file" in err.splitlines()[-1]
-    status, _, err = call("verify", tmp_path / "none.toml")
-    assert (status, len(err.splitlines())) == (1, 1)
+    assert "the network gives other values than are stored" in out
+    assert out.count(": well") == 3
+    assert "1 are not what they were ('bark/001.png')" in err
+    assert "--on-changed mark" in err
+    assert all(map(Store.open(store.path).is_complete, store.settings))
+    status, out, err = call("verify", world.file, "--recompute", 42, "--repair", "--on-changed", "mark")
+    assert status == 0, out + err
+    assert list(Store.open(store.path).marks.values()) == ["changed since it was extracted"]
+    assert call("verify", world.file, "--recompute", 42)[0] == 0
+
+
+def test_a_repair_that_is_refused_is_one_of_its_store_alone(world):
     (world.train / "bark" / "000.png").unlink()
     flip(features_file(store_of(world)))
-    status, _, err = call("verify", world.file, "--repair")
-    assert status == 1
-    assert "1 are gone ('bark/000.png')" in err.splitlines()[-1]
+    flip(features_file(store_of(world, split="test")))
+    status, out, err = call("verify", world.file, "--repair")
+    assert status == 2
+    assert "1 are gone ('bark/000.png')" in err
+    assert "textures/train/" in out.splitlines()[0]
+    assert "incomplete, was damaged" in out.splitlines()[0]
+    assert "incomplete: t5/b4/pool1 lacks 42 of 42 rows" in out
+    assert re.search(r"textures/test/\w+: well, was damaged", out)
+    status, out, err = call("verify", world.file, "--repair", "--on-changed", "mark")
+    assert status == 0, out + err
+
+
+def test_without_store_json_there_is_nothing_to_compare_and_the_rest_is_checked(world):
+    (store_of(world).path / "store.json").unlink()
+    status, out, _ = call("verify", world.file, "--recompute", 5)
+    assert (status, out.count(": well; ")) == (1, 3)
+    assert "damaged: store.json" in out
+    assert ", was " not in out
+
+
+def test_a_repair_leaves_added_images_to_an_extraction(world):
+    tiny.picture(np.random.default_rng(9), 0).save(world.train / "bark" / "099.png")
+    before = values(world)
+    flip(features_file(store_of(world)))
+    status, out, err = call("verify", world.file, "--repair")
+    assert status == 0, out + err
+    assert values(world) == before
+    assert call("verify", world.file, "--repair", "--t", "5,7")[0] == 0
+    assert store_of(world).rows == 42
+
+
+def test_imported_features(world):
+    cache = world.folder / "cache"
+    for split in ("train", "test"):
+        labels = store_of(world, split=split).samples().labels
+        np.save(world.folder / "labels.npy", labels)
+        np.save(world.folder / "features.npy", np.random.default_rng(0).normal(size=(len(labels), 4)).astype("float16"))
+        given = (world.folder / "features.npy", "--labels", world.folder / "labels.npy", "--split", split)
+        assert call("import", *given, "--images", "textures", "--name", "other", "--cache", cache)[0] == 0
+    file = world.folder / "imported.toml"
+    file.write_text(
+        f'name = "x"\ncache = "{cache}"\n[images]\nname = "textures"\n[backbone]\nimported = "other"\n[heads.linear]\n'
+    )
+    assert call("verify", file)[0] == 0
+    status, out, err = call("verify", file, "--recompute", 3)
+    assert (status, out) == (2, "")
+    assert "no network to run rows through again" in err
+    flip(next(store_of(world, backbone="other").path.glob("features.zarr/*/t*/c.0.0.0.0")), 3)
+    assert call("verify", file)[0] == 1
+    for arguments in ((file, "--repair"), (file,)):
+        status, out, _ = call("verify", *arguments)
+        assert status == 3
+        assert "incomplete: t-/b1/pool0 lacks 42 of 42 rows" in out
+    subprocess.run(["rm", "-rf", store_of(world, backbone="other").path], check=True)
+    status, out, err = call("verify", file)
+    assert (status, out.count(": well; ")) == (2, 1)
+    assert "features of textures/train by other are not imported" in err

@@ -19,6 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffcache.cache import Cache, Features, RowRange, Samples, Store, layout, open_cache
+from diffcache.cache.formats.protocol import get_format
+from diffcache.cache.writer import create_segment
 from diffcache.errors import CacheError, MissingError, NotCachedError
 from diffcache.events import Notice
 from tests.cache.toy import (
@@ -227,6 +229,11 @@ class TestGrowth:
         assert store.missing([LARGE]) == {LARGE: (RowRange(1, 0, 5),)}
         with pytest.raises(NotCachedError, match=f"lacks 5 of {ROWS + 5} rows"):
             get(open_cache(tmp_path))
+
+    def test_no_more_segments_than_there_are_names_for(self, tmp_path: Path, format: str) -> None:
+        _, store = create(tmp_path, format)
+        with pytest.raises(CacheError, match="at most 100,000 segments"):
+            create_segment(get_format(format), tmp_path / "x", samples(1), store.header, number=10**5, first_row=ROWS)
 
     def test_marks_survive(self, tmp_path: Path, format: str) -> None:
         _, store = create(tmp_path, format)

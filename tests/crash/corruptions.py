@@ -7,7 +7,7 @@ to it: bits flipped, files cut off, deleted or swapped, receipts edited (some se
 is wrong), files, folders and links that do not belong there. Each of them alone must be found by verify. All together
 are repaired, in some trials by repairs that are killed on the way, with the images at hand or not. Then exactly what
 is missing is computed again, and the store must hold what the undamaged one does. What was computed again must have
-been damaged: its bytes, its receipt, or the content hashes of its images where these were not at hand.
+been damaged: its bytes or its receipt.
 
 One of the files that say what the store is (store.json and those of the segments) is always spared; without any of
 them there is nothing to repair. The file of the lock is left alone, since nobody reads it.
@@ -274,15 +274,13 @@ def draw_damages(draw: random.Random, place: Path, most: int) -> list[Damage]:
 # --- what may be computed again ---------------------------------------------------------------
 
 
-def unhealthy(whole: Path, place: Path, *, images: bool) -> set[tuple[str, int, int]]:
+def unhealthy(whole: Path, place: Path) -> set[tuple[str, int, int]]:
     """(setting, segment, first row) of the ranges whose bytes or receipt are not those of the whole store."""
     store, bad = Store.open(whole), set()
     for receipt in store.receipts:
-        rows, segment = receipt.rows, store.segments[receipt.rows.segment]
+        rows = receipt.rows
         name = receipt.path(whole).relative_to(whole)
         gone = not same_file(whole / name, place / name)
-        if not images:
-            gone = gone or not same_rows(whole, place, segment.content_hash, rows.start, rows.stop)
         for setting in receipt.settings:
             features = store.array(setting, segment=rows.segment).features
             if gone or not same_rows(whole, place, features, rows.start, rows.stop):
@@ -356,7 +354,7 @@ class Trial:
             plan["damages"] = []
         else:
             assert not verify_store(self.place, threads=2).ok, "not found together"
-        plan["bad"] = sorted(unhealthy(self.whole, self.place, images=plan["images"]))
+        plan["bad"] = sorted(unhealthy(self.whole, self.place))
         new = [damage.what.rpartition(" ") for damage in damages if damage.what.startswith("foreign")]
         plan["foreign"] = [name for what, _, name in new if "link" not in what and what != "foreign folder"]
         plan["foreign"] = plan["foreign"] if len({name for *_, name in new}) == len(new) else []

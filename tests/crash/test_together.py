@@ -131,8 +131,7 @@ def test_the_second_waits_says_for_whom_and_finds_all_done(together: Together, e
     out = [process.communicate(timeout=120) for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [0, 0], out
     assert out[1][0].count("all cached") >= 1
-    assert "textures/train  tiny" in out[1][0]
-    line = next(line for line in out[1][0].splitlines() if line.startswith("textures/train  tiny"))
+    line = next(line for line in out[1][0].splitlines() if line.split()[:2] == ["textures/train", "tiny"])
     assert "all cached" in line, "the store that it waited for"
     together.check()
     # 2 ranges of train and 1 of test, of 2 passes; and the pixels

@@ -14,7 +14,7 @@ from diffcache.config import load_pipeline
 from diffcache.errors import HeadError, NotCachedError
 from diffcache.events import Notice
 from diffcache.experiments import extract_pipeline, find_features, train_pipeline
-from diffcache.experiments.checks import needed_settings
+from diffcache.experiments.needs import head_settings
 from diffcache.experiments.recipes import PIXELS
 from diffcache.setting import Setting
 
@@ -39,29 +39,19 @@ def texts(events):
 
 
 def train(pipeline, on_event=lambda event: None):
-    return train_pipeline(pipeline, find_features(pipeline, needed_settings(pipeline)), on_event=on_event)
-
-
-def test_settings_that_are_needed(load):
-    assert needed_settings(load()) == (MAP,)
-    three = load(extract__draws=3)
-    assert needed_settings(three) == (MAP, replace(MAP, draw=1), replace(MAP, draw=2))
-    named = replace(three.heads.heads[0], settings=(replace(ONE, draw=5), ONE))
-    pipeline = replace(three, heads=replace(three.heads, heads=(named,)))
-    assert [(s.pool, s.draw) for s in needed_settings(pipeline)] == [(1, 0), (1, 1), (1, 2), (1, 5)]
+    return train_pipeline(pipeline, find_features(pipeline, head_settings(pipeline)), on_event=on_event)
 
 
 def test_a_pipeline_with_draws_trains_on_all_of_them(load):
     pipeline = load(extract__draws=3)
-    extract_pipeline(pipeline, settings=needed_settings(pipeline))
+    extract_pipeline(pipeline, settings=head_settings(pipeline))
     result = train(pipeline)
     (run,) = result.runs
     assert run.setting == MAP
     assert run.record["draws"] == {"count": 3, "settings": ["t5/b3/pool4", "t5/b3/pool4/draw1", "t5/b3/pool4/draw2"]}
     assert "draws" not in result.pixels.record
-    found = find_features(pipeline, needed_settings(pipeline))
+    found = find_features(pipeline, head_settings(pipeline))
     assert [f.setting.draw for f in found.draws(MAP, count=3)] == [1, 2]
-    assert found.draws(replace(MAP, draw=2), count=3) == ()
     assert found.draws(PIXELS, count=3) == ()
     draw_0, draw_1 = found.pair(MAP)[0], found.draws(MAP, count=2)[0]
     assert not np.array_equal(draw_0[:], draw_1[:])
@@ -76,7 +66,7 @@ def test_draws_that_are_not_there(load):
     extract_pipeline(load())
     pipeline = load(extract__draws=2)
     with pytest.raises(NotCachedError, match=r"1 settings are not cached.*t5/b3/pool4/draw1"):
-        find_features(pipeline, needed_settings(pipeline))
+        find_features(pipeline, head_settings(pipeline))
 
 
 def test_a_smaller_pool_is_derived_said_and_recorded(load):
@@ -96,7 +86,7 @@ def test_a_smaller_pool_is_derived_said_and_recorded(load):
     # Once it is computed that is used, and it is another run.
     assert extract_pipeline(smaller)[0].images == 0
     extract_pipeline(load(extract__draws=2, extract__pool=[1], extract__derive=False))
-    features, _ = find_features(smaller, needed_settings(smaller)).pair(ONE)
+    features, _ = find_features(smaller, head_settings(smaller)).pair(ONE)
     assert type(features) is Features
     assert DerivedFeatures(features.store, ONE, stored=MAP)[:] == pytest.approx(features[:], rel=2**-9, abs=2**-9)
     (computed,) = train(smaller).runs

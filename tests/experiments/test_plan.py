@@ -10,8 +10,9 @@ import sys
 import pytest
 
 from diffcache.cache import open_cache
+from diffcache.cache.exchange.convert import convert_store
 from diffcache.config import load_pipeline
-from diffcache.errors import DiskFullError, NotCachedError
+from diffcache.errors import CacheError, DiskFullError, NotCachedError
 from diffcache.experiments import extract_pipeline, plan_pipeline
 from diffcache.experiments import plan as module
 from diffcache.setting import Pass, Setting
@@ -94,6 +95,41 @@ def test_what_the_disk_cannot_hold_is_refused_with_numbers_and_remedy(world, mon
     assert not (world.folder / "cache").exists()
 
 
+def test_the_remedy_for_a_full_disk_names_what_can_be_made_smaller(world, monkeypatch):
+    monkeypatch.setattr(module, "_free", lambda root: 1000)
+    with pytest.raises(
+        DiskFullError, match=r"ask for pixels = false in \[heads\] \(the raw pixels take [\d.]+ kB\), or"
+    ):
+        extract_pipeline(load(world, extract__pool=[1]))
+
+
+@pytest.mark.parametrize("act", [plan_pipeline, extract_pipeline])
+def test_what_cannot_be_written_is_refused_before_anything_is(world, act):
+    with pytest.raises(CacheError, match=r"pipeline\.toml: expected the folder of a cache"):
+        act(load(world, cache=str(world.file)))
+    done = extract_pipeline(load(world))
+    more = load(world, extract__t=[5, 100, 7])
+    packed = world.folder / "packed"
+    for part in done:
+        convert_store(part.store, open_cache(packed, create=True), compression="zstd")
+    assert plan_pipeline(load(world, cache=str(packed))).idle
+    with pytest.raises(CacheError, match="compressed by zstd is only read"):
+        act(load(world, extract__t=[5, 100, 7], cache=str(packed)))
+    header = done[0].store.path / "store.json"
+    header.unlink()
+    with pytest.raises(CacheError, match=r"store\.json is gone"):
+        act(more)
+    assert not header.exists()
+
+
+def test_draws_that_have_images_of_their_own_count_in_the_memory(world):
+    few, many = (
+        plan_pipeline(load(world, extract__draws=draws, extract__augmentation="flip")).memory_bytes for draws in (2, 9)
+    )
+    assert many - few == module._GROUPS_IN_HAND * 7 * 8 * 3 * 16 * 16
+    assert len({plan_pipeline(load(world, extract__draws=draws)).memory_bytes for draws in (2, 9)}) == 1
+
+
 # --- asking for what exists -------------------------------------------------------------------
 
 TOLD = """
@@ -143,8 +179,9 @@ def test_auto_precision_goes_on_with_what_the_cache_has_complete(world):
 
 def test_nothing_of_another_recipe_counts(world):
     extract_pipeline(load(world))
-    for change in ({"extract__seed": 1}, {"extract__dtype": "float32"}, {"extract__augmentation": "flip"}):
+    for change in ({"extract__seed": 1}, {"extract__dtype": "float32"}):
         assert not plan_pipeline(load(world, **change)).idle, change
+    assert plan_pipeline(load(world, extract__augmentation="flip")).idle  # which changes nothing at draw 0
     tiny.write_weights(world.card, world.weights, seed=9)
     assert not plan_pipeline(load(world)).idle
     assert len(open_cache(world.folder / "cache").stores()) == 4

@@ -73,6 +73,19 @@ def test_groups_grow_as_far_as_the_budget_allows(source):
     assert max(network.sizes) == found.group_size
 
 
+def test_one_slow_pass_of_a_small_group_does_not_end_the_trying(source):
+    network = Timed(0)
+    features = network.features
+    network.features = lambda x0, **named: (features(x0, **named), time.sleep(0.2 if len(x0) == 1 else 0.01))
+    found = calibrate(network, source, group_size=64, budget_seconds=0.5, **OPTIONS)
+    assert (found.group_size, found.guess) == (64, False)
+    assert found.forward_seconds < 0.01
+
+
+def test_a_time_of_smaller_groups_is_a_guess(source):
+    assert calibrate(Timed(0.3), source, group_size=64, budget_seconds=0.2, **OPTIONS).guess
+
+
 def test_a_group_that_memory_does_not_hold_ends_the_trying(source):
     network = Timed(0.0001, full_at=16)
     assert calibrate(network, source, group_size=64, **OPTIONS).group_size == 4

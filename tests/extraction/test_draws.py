@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,9 @@ from diffcache.backbones import load_card
 from diffcache.cache import open_cache
 from diffcache.diffusion.noise import sample_generator
 from diffcache.errors import ConfigError
+from diffcache.extraction import work_left
+from diffcache.extraction.inputs import Inputs as MadeInputs
+from diffcache.extraction.matching import match
 from diffcache.images import augmentation_named, load_batches
 from diffcache.setting import Setting, grid
 from tests.extraction.runs import Counting, contents, run, source_of
@@ -37,6 +42,33 @@ def test_draws_are_added_in_place_and_only_they_are_computed(world):
     assert all(after[key] == before[key] for key in before if key != "receipts")
 
 
+def test_the_images_of_one_draw_at_a_time_are_made_and_serve_all_its_passes(world):
+    store = run(world, settings=DRAWS[:1], augmentation="flip").store
+    source = source_of(world)
+    made = MadeInputs(
+        store,
+        source,
+        match(store, source),
+        load_card(world.card).preprocessing,
+        augmentation=augmentation_named("flip"),
+        threads=1,
+        pinned=False,
+        mark_unreadable=False,
+    )
+    left = work_left(
+        store, [Setting(9, 2, 1, draw) for draw in (0, 1, 2)] + [Setting(7, 2, 1, draw) for draw in (1, 2)]
+    )
+    previous = alive = None
+    for item in made.of(left):
+        if previous is not None and item.group is previous.group:
+            assert (item.x0 is previous.x0) == (item.pass_.draw == previous.pass_.draw)
+            assert item.pass_.draw >= previous.pass_.draw
+        if alive is not None and item.x0 is not previous.x0:
+            previous = None
+            assert alive() is None  # nobody keeps the images of the draw before
+        previous, alive = item, weakref.ref(item.x0)
+
+
 @pytest.mark.parametrize("augmentation", ["flip", "crop_flip"])
 def test_draw_0_is_never_augmented_and_the_others_are(world, augmentation):
     plain, augmented = Inputs(world.backbone()), Inputs(world.backbone())
@@ -47,7 +79,7 @@ def test_draw_0_is_never_augmented_and_the_others_are(world, augmentation):
     for number, (one, other) in enumerate(zip(plain.seen[1:], augmented.seen[1:], strict=True)):  # the first one sizes
         assert one[0] == other[0]
         np.testing.assert_array_equal(one[2], other[2])  # augmentation changes no noise
-        draw = number % 6 % 3
+        draw = number % 6 // 2
         by_draw.setdefault((draw, one[0]), []).append((one[1], other[1]))
     for (draw, _), pairs in by_draw.items():
         same = np.concatenate([(a == b).all(axis=(1, 2, 3)) for a, b in pairs])

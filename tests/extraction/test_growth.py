@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from diffcache.cache import Store, open_cache
 from diffcache.errors import CacheError, ImageError
-from diffcache.events import Notice
+from diffcache.events import Notice, Progress
 from diffcache.extraction import matching
 from diffcache.setting import Setting, grid
 from tests import tiny
@@ -92,6 +93,31 @@ def test_what_was_derived_stays_derived_in_the_rows_that_are_added(world):
     assert features(world, Setting(5, 4, 2)).shape == (43, 32, 2, 2)
 
 
+class Killed(BaseException):
+    """Ends an extraction as a signal would."""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_larger_pool_is_completed_for_added_images_that_smaller_ones_are_derived_of(world, format_, killed):
+    run(world, settings=[Setting(5, 4, 4)], format=format_)
+    add(world, "bark/000a.png")
+    small = grid(t=[5], b=[4], pool=[1, 2])
+    if killed:  # the segment is there, and nothing of it is committed
+
+        def die(event):
+            if isinstance(event, Progress) and event.task.startswith("extract"):
+                raise Killed
+
+        with pytest.raises(Killed):
+            run(world, settings=small, format=format_, on_event=die)
+    done = run(world, settings=small, format=format_)
+    assert done.images == 1
+    assert done.derived == dict.fromkeys(small, Setting(5, 4, 4))
+    assert done.store.settings == (Setting(5, 4, 4),)
+    assert features(world, Setting(5, 4, 1)).shape == (43, 32, 1, 1)
+    assert run(world, settings=small, format=format_).images == 0
+
+
 def test_pools_that_are_computed_together_are_all_stored(world):
     settings = grid(t=[5], b=[4], pool=[0, 1, 4])
     assert run(world, settings=settings).store.settings == settings
@@ -135,7 +161,8 @@ def test_removed_and_changed_images_are_marked_by_choice(world, format_):
         "bark/003.png": matching.GONE,
         "brick/004.png": matching.CHANGED,
     }
-    assert any("1 changed and 1 removed images are marked" in e.text for e in said if isinstance(e, Notice))
+    line = "1 changed and 1 removed images are marked ('brick/004.png', 'bark/003.png')"
+    assert any(line in e.text for e in said if isinstance(e, Notice))
     assert features(world).marked.sum() == 2
     after = by_id(features(world))
     assert before.keys() - after.keys() == {"bark/003.png", "brick/004.png"}
@@ -192,7 +219,7 @@ def test_unreadable_images_are_marked_by_choice(world, format_):
     broken = world.train / "brick/005.png"
     broken.write_bytes(broken.read_bytes()[:70])
     (world.train / "sand/002.png").write_bytes(b"no picture")
-    with pytest.raises(ImageError, match=r"brick/005\.png"):
+    with pytest.raises(ImageError, match=r"brick/005\.png: .*--on-unreadable mark"):
         run(world, settings=SMALL, format=format_)
     said = []
     done = run(world, settings=SMALL, format=format_, on_unreadable="mark", on_event=said.append)
@@ -214,6 +241,21 @@ def test_unreadable_images_are_marked_by_choice(world, format_):
     assert {id_: whole[id_] for id_ in by_id(found)} == by_id(found)
     # Another pass finds them marked, reads them no more, and agrees about the content.
     assert run(world, settings=[Setting(9, 2, 1)], format=format_).store.is_complete(Setting(9, 2, 1))
+
+
+def test_marks_that_stay_are_said_each_time(world):
+    path = world.train / "brick/005.png"
+    well = path.read_bytes()
+    path.write_bytes(b"no picture")
+    said = []
+    run(world, settings=SMALL, on_unreadable="mark", on_event=said.append)
+    line = r"1 of 42 rows are marked .*'brick/005\.png'.*; to try them again, remove the store with `diffcache rm`"
+    assert not any(re.search(line, event.text) for event in said if isinstance(event, Notice))
+    path.write_bytes(well)
+    for settings in (SMALL, [*SMALL, Setting(9, 2, 1)]):  # all cached, and something to compute
+        said.clear()
+        run(world, settings=settings, on_unreadable="mark", on_changed="mark", on_event=said.append)
+        assert sum(bool(re.search(line, event.text)) for event in said if isinstance(event, Notice)) == 1
 
 
 def test_marks_come_out_the_same_whatever_came_between(world):

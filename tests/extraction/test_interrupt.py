@@ -9,7 +9,10 @@ import threading
 import pytest
 
 from diffcache.cache import layout, open_cache
+from diffcache.config import load_pipeline
+from diffcache.experiments import extract_pipeline
 from diffcache.extraction import Interrupted
+from diffcache.extraction import run as extraction_run
 from diffcache.extraction.interrupt import interrupts_held
 from diffcache.setting import Setting, grid
 from tests.extraction.runs import Counting, contents, run
@@ -62,6 +65,25 @@ def test_it_counts_in_the_last_group_too(world):
     with pytest.raises(Interrupted, match="84 of 84 images' passes were committed, 0 are left"):
         run(world, settings=SETTINGS, backbone=Pressing(world.backbone(), at=1 + 12))
     assert run(world, settings=SETTINGS).images == 0
+
+
+def test_what_was_computed_of_a_range_that_is_not_whole_is_said(world, monkeypatch):
+    monkeypatch.setattr(layout, "RANGE_ROWS", 16)
+    # A range is two groups of two passes: of the second one, the first pass is whole and the other half computed.
+    line = "48 of 84 images' passes were committed, 36 are left, 8 of them computed in a range that is not whole"
+    with pytest.raises(Interrupted, match=line):
+        run(world, settings=SETTINGS, backbone=Pressing(world.backbone(), at=1 + 4 + 3))
+    assert run(world, settings=SETTINGS).images == 36
+
+
+def test_a_pipeline_counts_what_comes_after_too(world, monkeypatch):
+    extract = extraction_run.extract
+    monkeypatch.setattr(
+        extraction_run, "extract", lambda backbone, *rest, **named: extract(Pressing(backbone, at=2), *rest, **named)
+    )
+    # Two passes of 18 images of the test split, and the raw pixels of 42 and 18.
+    with pytest.raises(Interrupted, match=r"textures/train: .*, and 96 of what comes after it; the same command"):
+        extract_pipeline(load_pipeline(world.file))
 
 
 def test_the_second_one_interrupts_at_once(world):

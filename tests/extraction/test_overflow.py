@@ -10,9 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcache.cache import Store, open_cache
+from diffcache.cache import Store, layout, open_cache
+from diffcache.cache.display.summary import distinct_fallbacks
 from diffcache.cache.statistics import combine
 from diffcache.errors import StorageOverflowError
+from diffcache.events import Notice
 from diffcache.extraction.pooling import stored
 from diffcache.setting import Setting, grid
 from tests import tiny
@@ -76,7 +78,21 @@ def test_saturating_is_recorded(world, format_):
     assert cut > 0
     (receipt,) = store.receipts
     (fallback,) = [f for f in receipt.fallbacks if f["what"] == "overflow"]
-    assert (fallback["used"], fallback["why"]) == ("saturate", f"{cut} values do not fit float16")
+    assert fallback["used"] == "the largest that fits"
+    assert 'on_overflow = "saturate"' in fallback["why"]
+
+
+@pytest.mark.parametrize("format_", ["zarr", "hdf5"])
+def test_saturating_is_said_once_and_recorded_alike_in_all_receipts(world, format_, monkeypatch):
+    monkeypatch.setattr(layout, "RANGE_ROWS", 8)
+    tiny.write_weights(world.card, world.weights, scale=40.0)
+    said = []
+    store = run(world, settings=SETTINGS, on_overflow="saturate", format=format_, on_event=said.append).store
+    cut = sum(store.statistics(setting)["saturated"] for setting in SETTINGS)
+    (line,) = [event.text for event in said if isinstance(event, Notice) and "beyond float16" in event.text]
+    assert line.startswith(f"textures/train: {cut:,} values are beyond float16")
+    assert len(store.receipts) > 1
+    assert len(distinct_fallbacks(store.receipts)) == 1
 
 
 def test_values_that_are_no_numbers_are_an_error_in_any_type(world):

@@ -86,12 +86,30 @@ def test_where_the_provenance_differs_a_tolerance_holds(world, monkeypatch):
     assert "expected values within" in next(iter(found.wrong.values()))
 
 
-def test_another_image_is_found(world):
-    store = run(world, settings=SETTINGS).store
+def test_images_that_are_not_what_was_extracted_say_nothing_of_the_features(world):
+    store, setting = run(world, settings=SETTINGS).store, Setting(100, 4, 1)
+    (world.train / "bark" / "000.png").unlink()
     tiny.picture(np.random.default_rng(9), 0).save(world.train / "bark" / "001.png")
+    (world.train / "bark" / "002.png").write_bytes(b"no picture")
     found = recompute(world.backbone(), store, source_of(world), rows=42)
+    assert not found.wrong
+    assert (found.changes.removed, found.changes.changed, found.rows) == ((0,), (1, 2), 39)
+    per_row = sum(int(np.prod(store.array(s, segment=0).spec.shape[1:])) for s in store.settings)
+    assert found.exact == found.values == 39 * per_row
+    edit(store, setting, 3, lambda values: np.nextafter(values, np.float16(9)))  # beside them, in their group
+    found = recompute(world.backbone(), store, source_of(world), rows=42)
+    assert [key[0] for key in found.wrong] == [setting]
+    assert "'bark/003.png'" in next(iter(found.wrong.values()))
+
+
+def test_a_network_that_gives_no_numbers_does_not_confirm_what_is_stored(world, monkeypatch):
+    store, backbone = run(world, settings=SETTINGS).store, world.backbone()
+    features = backbone.features
+    monkeypatch.setattr(
+        backbone, "features", lambda *a, **k: {b: value * float("nan") for b, value in features(*a, **k).items()}
+    )
+    found = recompute(backbone, store, source_of(world), rows=42)
     assert {key[0] for key in found.wrong} == set(SETTINGS)
-    assert "image 'bark/001.png' is not the one" in next(iter(found.wrong.values()))
 
 
 def test_marked_rows_and_rows_that_are_missing_are_left_out(world):
@@ -100,7 +118,8 @@ def test_marked_rows_and_rows_that_are_missing_are_left_out(world):
     found = recompute(world.backbone(), store, source_of(world), rows=42)
     assert not found.wrong
     per_row = sum(int(np.prod(store.array(s, segment=0).spec.shape[1:])) for s in store.settings)
-    assert found.values == 41 * per_row
+    assert (found.rows, found.values) == (41, 41 * per_row)
+    assert not found.changes.changed
 
 
 @pytest.mark.parametrize("precision", ["bf16"])

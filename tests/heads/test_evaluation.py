@@ -85,3 +85,11 @@ def test_paired_difference_refuses_other_samples():
         paired_difference(a, a, ids_a=["p", "p"], ids_b=["p", "p"])
     with pytest.raises(HeadError, match="an id a row"):
         paired_difference(a, a, ids_a=["p"], ids_b=["p", "q"])
+
+
+def test_samples_of_both_can_be_paired_alone():
+    a, b = np.array([True, True, False]), np.array([False, True, True])
+    found = paired_difference(a, b, ids_a=list("pqr"), ids_b=list("rqs"), only_common=True)
+    assert (found.value, found.only_a, found.only_b, found.total) == (0, 0, 0, 2)
+    with pytest.raises(HeadError, match="ids of their own, got 1"):
+        paired_difference(a, b, ids_a=list("pqr"), ids_b=list("rst"), only_common=True)

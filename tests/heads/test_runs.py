@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import diffcache
-from diffcache.errors import HeadError, MissingError
+from diffcache.errors import DeviceError, HeadError, MissingError
 from diffcache.events import Notice, Progress
 from diffcache.heads import best_run, feature_statistics, find_runs, load_run, stratified_split, train_head
 from diffcache.heads.features import describe
@@ -264,6 +264,29 @@ def test_pairs_that_do_not_fit(tmp_path):
     low_test = {"array": test.array[:, :, :1, :1], "setting": Setting(30, 7, 1)}
     refuse("cnn head on t30/b7/pool1.*1x1", replace(train, **low), replace(test, **low_test), quick("cnn"))
     refuse("above 0 and below 1, got 1.5", validation=1.5)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_recipes_that_differ_in_augmentation_alone(tmp_path):
+    """Draw 0 is never augmented, so that a test split has no need of it; at another draw it may decide the values."""
+    train, test = pair()
+    flip = {"augmentation": {"kind": "flip", "share": 0.5}}
+    train = replace(train, recipe=replace(RECIPE, **flip))
+    run = train_head(train, test, quick("linear", epochs=1), runs=tmp_path)
+    assert run.record["features"]["test"]["fingerprint"] == RECIPE.fingerprint
+    assert run.record["recipe"]["augmentation"] == flip["augmentation"]
+    seed = replace(train, recipe=replace(RECIPE, seed=1, **flip))
+    with pytest.raises(HeadError, match=r"different recipes \(seed: 1 here, 0 there; "):
+        train_head(seed, test, quick("linear", epochs=1), runs=tmp_path)
+    other = {"setting": replace(train.setting, draw=1)}
+    with pytest.raises(HeadError, match=r"different recipes \(augmentation"):
+        train_head(replace(train, **other), replace(test, **other), quick("linear", epochs=1), runs=tmp_path)
+
+
+def test_a_head_that_memory_does_not_hold(tmp_path):
+    config = quick("attention", width=999_999, num_heads=1)
+    with pytest.raises(DeviceError, match=r"attention on t30/b7/pool4 on cpu: out of memory; use a smaller head"):
+        train_head(*pair(), config, runs=tmp_path)
     assert not list(tmp_path.rglob("*"))
 
 

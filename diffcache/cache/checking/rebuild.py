@@ -2,7 +2,8 @@
 
 The files are made in a draft, as they were made the first time. Where a file of the store has other bytes outside of
 its rows, the rows that receipts vouch for are copied into the draft's file, which then takes its place. One file at a
-time, each in one step: whenever that ends, every row that was whole is so in the old file or in the new one.
+time, each in one step: whenever that ends, every row that was whole is so in the old file or in the new one. Where rows
+come to lie elsewhere in it, the listing is withdrawn before, so that nobody reads a new file by an old listing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import numpy as np
 
 from diffcache.cache import catalog
 from diffcache.cache.catalog import Segment, StoredArray
-from diffcache.cache.checking.inspection import TMP, Inspection
+from diffcache.cache.checking.findings import TMP, Inspection
+from diffcache.cache.checking.withdrawal import withdraw
 from diffcache.cache.files.disk import flush_folder, flush_tree, make_folder, remove, require_room, write_whole
 from diffcache.cache.files.extents import Extents, RawFiles
 from diffcache.cache.formats.protocol import ArraySpec
@@ -83,8 +85,9 @@ def rebuild_segment(found: Inspection, number: int, *, given: Samples | None) ->
             with RawFiles(draft) as files:
                 _copy_content(found, number, len(samples), hashes, extents[0], files)
                 _copy_marked(found, number, len(samples), marked, extents[1], files)
-        _put_in_place(root, draft, differing)
-        _write_listing(catalog.segment_path(root, number), segment.seal(), root)
+        moved = record is not None and (record.content_hash, record.marked) != extents
+        _put_in_place(root, draft, differing, catalog.segment_path(root, number), segment.seal(), moved=moved)
+        found.segments[number] = segment
     finally:
         remove(draft)
     return f"segment {number}: {_named(differing)}made again, ids and labels {source}"
@@ -237,8 +240,9 @@ def rebuild_array(found: Inspection, number: int, setting: Setting) -> str:
                     files.write(committed, rows.start, np.ones(rows.rows, np.uint8))
         for receipt in lost:
             revoke(found.store, receipt, frozenset([setting]))
-        _put_in_place(root, draft, differing)
-        _write_listing(catalog.array_path(root, setting, segment=number), array.seal(), root)
+        moved = record is not None and (record.features, record.committed) != (features, committed)
+        listing = catalog.array_path(root, setting, segment=number)
+        _put_in_place(root, draft, differing, listing, array.seal(), moved=moved)
     finally:
         remove(draft)
     ranges_lost = f"; {len(lost)} ranges are lost and missing now" if lost else ""
@@ -342,19 +346,27 @@ def _differing(root: Path, draft: Path, extents: Sequence[Extents], *, place: st
     return [name for name in names if bones(draft, name) != bones(root, name)]
 
 
-def _put_in_place(root: Path, draft: Path, names: Iterable[str]) -> None:
+def _put_in_place(root: Path, draft: Path, names: Sequence[str], listing: Path, data: bytes, *, moved: bool) -> None:
+    """Move files of the draft into the store, then write the listing that says where their rows are.
+
+    Args:
+        root: the store's folder.
+        draft: where the files are, under the same names.
+        names: the files, relative to both.
+        listing: the file of the listing, and ``data``, what it is to hold.
+        moved: whether the listing that is there has the rows at other places.
+    """
     flush_tree(draft)
+    if names and moved:
+        withdraw(listing, tmp=root / TMP)
     for name in names:
         make_folder((root / name).parent)
         (draft / name).rename(root / name)
         flush_folder((root / name).parent)
-
-
-def _write_listing(path: Path, data: bytes, root: Path) -> None:
     with suppress(OSError):
-        if path.read_bytes() == data:
+        if listing.read_bytes() == data:
             return
-    write_whole(path, data, tmp=root / TMP)
+    write_whole(listing, data, tmp=root / TMP)
 
 
 def _named(differing: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,25 +16,26 @@ import numpy as np
 
 from diffcache.cache import catalog
 from diffcache.cache.checking.faults import Fault, Kind
-from diffcache.cache.checking.inspection import TMP, Inspection, inspect
+from diffcache.cache.checking.findings import TMP, Inspection
+from diffcache.cache.checking.inspection import inspect
 from diffcache.cache.checking.rebuild import LostError, rebuild_array, rebuild_segment
 from diffcache.cache.checking.verify import check_rows, processors
+from diffcache.cache.exchange.importing import BACKBONE
 from diffcache.cache.files import sealed
 from diffcache.cache.files.disk import flush_folder, make_folder, remove, write_whole
 from diffcache.cache.files.extents import RawFiles
 from diffcache.cache.files.lock import hold
-from diffcache.cache.header import HEADER
+from diffcache.cache.header import HEADER, Header
 from diffcache.cache.layout import RowRange, array_name, ranges, short_place
 from diffcache.cache.part import revoke
-from diffcache.cache.rows import PIECE, read_raw
+from diffcache.cache.places import FOREIGN, cache_of
+from diffcache.cache.receipts import Receipt
+from diffcache.cache.rows import PIECE, copy_rows, read_raw, row_hashes
 from diffcache.cache.samples import Samples
 from diffcache.cache.store import LOCK, Store
 from diffcache.errors import CacheError, DiffcacheError, MissingError
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.setting import Setting
-
-FOREIGN = ".foreign"
-"""Folder in the cache's root where repairs put what is not the store's."""
 
 UNKNOWN_REASON = "unknown: the record of the reason was damaged"
 
@@ -41,6 +43,9 @@ Hashes = np.ndarray[Any, np.dtype[np.uint8]]
 
 _STAGES = (Kind.FOREIGN, Kind.STORE, Kind.SEGMENT, Kind.RECEIPT, Kind.STAMPS, Kind.ARRAY, Kind.CONTENT)
 """The order of what is put right before the rows are read; each needs those before it."""
+
+_TRIES = 2
+"""So often a fault is mended: what comes back once may have been hidden by another."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,8 @@ def repair_store(
 ) -> Repair:
     """Put a store right without the network: what can be made again from the store is, the rest counts as missing.
 
-    Nothing that is whole is lost, and what nobody knows is moved to ``.foreign`` in the cache's root. A repair that is
-    killed is begun again.
+    Nothing that is whole is lost, and what nobody knows is moved to ``.foreign`` in the cache's root, or beside a store
+    that is in no cache. A repair that is killed is begun again.
 
     Args:
         path: the store or its folder.
@@ -95,20 +100,15 @@ def repair_store(
     lock = root / LOCK
     with ThreadPoolExecutor(threads or processors()) as pool:
         if lock.is_symlink() or (lock.exists() and not lock.is_file()):
-            header = inspect(root, pool=pool).header
-            home = root.parents[2] if header is not None and _in_cache(root) else root.parent
-            _put_aside(lock, home / FOREIGN / _place_of(root) / LOCK)
+            _put_aside(lock, _foreign_folder(root, inspect(root, pool=pool).header) / LOCK)
         with hold(lock, what=str(root), on_event=on_event):
             return _Repairer(root, samples, content_hash_of, on_event, pool).run()
 
 
-def _in_cache(root: Path) -> bool:
-    """Whether the folder is called what a cache calls a store: images/split/16 digits."""
-    return len(root.parents) > 2 and len(root.name) == 16 and set(root.name) <= set("0123456789abcdef")
-
-
-def _place_of(root: Path) -> str:
-    return ".".join(root.parts[-3:]) if _in_cache(root) else root.name
+def _foreign_folder(root: Path, header: Header | None) -> Path:
+    """Where a repair puts what is not the store's: in the cache's root, or beside a store that is in no cache."""
+    home = None if header is None else cache_of(root, header)
+    return root.parent / FOREIGN / root.name if home is None else home / FOREIGN / ".".join(root.parts[-3:])
 
 
 def _put_aside(path: Path, to: Path) -> Path:
@@ -151,11 +151,12 @@ class _Repairer:
         found = inspect(self.root, pool=self.pool)
         for fault in found.faults:
             self.left.setdefault(fault.subject, str(fault))
+        there = {fault.subject for fault in found.faults}  # what was given up may have gone with something else
         return Repair(
             path=self.root,
             found=tuple(self.found.values()),
             done=tuple(self.done),
-            left=tuple(self.left.values()),
+            left=tuple(text for subject, text in self.left.items() if subject in there or subject[0] is Kind.ROWS),
             missing=found.missing(),
         )
 
@@ -176,6 +177,7 @@ class _Repairer:
 
     def _structure(self) -> Inspection:
         """One stage after another, looking again after each; a stage may bring to light what it hid."""
+        tried: Counter[tuple[object, ...]] = Counter()
         for turn in count():
             found = inspect(self.root, pool=self.pool)
             if found.header is None:
@@ -191,23 +193,22 @@ class _Repairer:
             if stage is None:
                 return found
             mine = [fault for fault in faults if fault.kind is stage]
-            if stage is Kind.SEGMENT:
-                # each needs those before it; a second fault of the same one goes with the first
-                mine = sorted(mine, key=lambda fault: -1 if fault.segment is None else fault.segment)[:1]
-            if stage is Kind.ARRAY:
-                mine = list({(fault.segment, fault.settings): fault for fault in mine}.values())
-            before = {fault.subject for fault in mine}
+            if stage in (Kind.SEGMENT, Kind.ARRAY):
+                # each segment needs those before it; a second fault of the same thing goes with the first
+                mine.sort(key=lambda fault: fault.segment or 0)
+                mine = list({(fault.segment, fault.settings): fault for fault in reversed(mine)}.values())[::-1]
             for fault in mine:
-                self._mend(found, fault)
-            if turn > 100 and before:  # it comes back whatever is done
-                for fault in mine:
+                if tried[fault.subject] < _TRIES:
+                    tried[fault.subject] += 1
+                    self._mend(found, fault)
+                else:  # it comes back whatever is done
                     self.left.setdefault(fault.subject, str(fault))
         raise AssertionError("unreachable")
 
     def _mend(self, found: Inspection, fault: Fault) -> None:
         match fault.kind:
             case Kind.FOREIGN:
-                self._foreign(fault)
+                self._foreign(found, fault)
             case Kind.STORE:
                 self._store(found, fault)
             case Kind.SEGMENT:
@@ -224,13 +225,12 @@ class _Repairer:
             for path in (self.root / TMP).iterdir():
                 remove(path)
 
-    def _aside(self, path: str) -> Path:
-        home = self.root.parents[2] if _in_cache(self.root) else self.root.parent
-        return _put_aside(self.root / path, home / FOREIGN / _place_of(self.root) / path)
+    def _aside(self, found: Inspection, path: str) -> Path:
+        return _put_aside(self.root / path, _foreign_folder(self.root, found.header) / path)
 
-    def _foreign(self, fault: Fault) -> None:
+    def _foreign(self, found: Inspection, fault: Fault) -> None:
         try:
-            to = self._aside(fault.path)
+            to = self._aside(found, fault.path)
         except OSError as error:
             self._give_up(fault, f"it cannot be moved: {error}")
             return
@@ -283,37 +283,46 @@ class _Repairer:
         paths += found.format.arrays(folder).get(array_name(setting), []) if folder.is_dir() else []
         for path in paths:
             if path.exists() or path.is_symlink():
-                self._aside(path.relative_to(self.root).as_posix())
+                self._aside(found, path.relative_to(self.root).as_posix())
         self._say(f"{setting} of segment {segment}: put aside, all of it is missing now: {why}")
 
     def _content(self, found: Inspection, fault: Fault) -> None:
-        """The images say what the content hashes are; receipts that say otherwise are not kept."""
+        """The content hashes of a range: those that receipts vouch for; where the images are others, no row is kept."""
         rows = fault.rows
         assert rows is not None
         segment, held = found.segments[rows.segment], found.ledger.at(rows)
-        hashes, why = self._hashes(segment.first_row + rows.start, segment.first_row + rows.stop)
-        digest = None if hashes is None else hashlib.sha256(hashes.tobytes()).hexdigest()
-        good = [receipt for receipt in held if receipt.content == digest]
+        told = {receipt.content for receipt in held}
+        source, hashes = "made of its rows", _hashes_of_rows(found, rows, held)
+        if hashes is None or _digest(hashes) not in told:
+            try:
+                source, hashes = "taken of the images", self._hashes_of_images(segment.first_row, rows)
+            except (DiffcacheError, OSError) as error:
+                self._give_up(fault, error)
+                return
+        if _digest(hashes) not in told and not hashes.any(axis=1).all():
+            self._give_up(fault, "the images of some of its rows are not there")
+            return
         for receipt in held:
-            if receipt not in good:
+            if receipt.content != _digest(hashes):
                 revoke(found.store, receipt, frozenset(receipt.settings))
-        if good and hashes is not None:
-            with RawFiles(self.root) as files:
-                files.write(segment.content_hash, rows.start, hashes)
-                files.flush()
-            self._say(f"the content hashes of {rows} were taken of the images again")
-        else:
-            self._say(f"{rows}: all settings are missing now, since its content hashes are damaged and {why}")
+        if _digest(hashes) not in told:
+            why = "its content hashes are damaged and the images are others than its receipts speak of"
+            self._say(f"{rows}: all settings are missing now, since {why}")
+            return
+        with RawFiles(self.root) as files:
+            files.write(segment.content_hash, rows.start, hashes)
+            files.flush()
+        self._say(f"the content hashes of {rows} were {source} again")
 
-    def _hashes(self, start: int, stop: int) -> tuple[Hashes | None, str]:
+    def _hashes_of_images(self, first: int, rows: RowRange) -> Hashes:
         if self.content_hash_of is None:
-            return None, "the images are not at hand"
-        try:
-            hashes = np.ascontiguousarray(self.content_hash_of(range(start, stop)))
-        except (DiffcacheError, OSError) as error:
-            return None, f"the images cannot be read: {error}"
-        assert hashes.shape == (stop - start, 32) and hashes.dtype == np.uint8, "what content_hash_of must return"
-        return hashes, "the images are others than its receipts speak of"
+            raise CacheError(
+                "the images are not at hand; `diffcache verify --repair` with the pipeline file in place of the store "
+                "takes the hashes of them"
+            )
+        hashes = np.ascontiguousarray(self.content_hash_of(range(first + rows.start, first + rows.stop)))
+        assert hashes.shape == (rows.rows, 32) and hashes.dtype == np.uint8, "what content_hash_of must return"
+        return hashes
 
     # --- the rows ---------------------------------------------------------------------------
 
@@ -397,6 +406,28 @@ class _Repairer:
             return
         files.write(extents, 0, wanted)
         self._say(f"{what} were set again")
+
+
+def _digest(hashes: Hashes) -> str:
+    """What a receipt says of the content hashes of its range."""
+    return hashlib.sha256(hashes.tobytes()).hexdigest()
+
+
+def _hashes_of_rows(found: Inspection, rows: RowRange, receipts: Iterable[Receipt]) -> Hashes | None:
+    """The content hashes of imported features, which are of the rows themselves; None for others."""
+    assert found.header is not None
+    if found.header.recipe.backbone != BACKBONE:
+        return None
+    named = [setting for receipt in receipts for setting in receipt.settings]
+    array = next(
+        (found.arrays[rows.segment, setting] for setting in named if (rows.segment, setting) in found.arrays), None
+    )
+    if array is None:
+        return None
+    try:
+        return row_hashes(copy_rows(found.store, array, rows.start, rows.stop))
+    except DiffcacheError:
+        return None
 
 
 class _ZeroRows:

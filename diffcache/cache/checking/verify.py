@@ -9,12 +9,11 @@ from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffcache.cache.catalog import ARRAYS, SEGMENTS, StoredArray
+from diffcache.cache.catalog import StoredArray
 from diffcache.cache.checking.faults import Fault, Kind
-from diffcache.cache.checking.inspection import Inspection, inspect
-from diffcache.cache.header import HEADER
+from diffcache.cache.checking.findings import Inspection
+from diffcache.cache.checking.inspection import inspect
 from diffcache.cache.layout import RowRange, short_place
-from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.rows import PIECE, Finite, checksum, read_rows
 from diffcache.cache.store import Store
@@ -60,10 +59,12 @@ class Verification:
 
     @property
     def status(self) -> str:
-        """``well``, ``incomplete`` or ``damaged``."""
+        """``well``; ``behind``; ``incomplete``, rows are missing; or ``damaged``: the worst that is so."""
         if self.damage:
             return "damaged"
-        return "incomplete" if self.missing or self.behind else "well"
+        if self.missing:
+            return "incomplete"
+        return "behind" if self.behind else "well"
 
 
 def verify_store(store: Store | str | Path, *, on_event: OnEvent = ignore, threads: int | None = None) -> Verification:
@@ -101,19 +102,6 @@ def verify_store(store: Store | str | Path, *, on_event: OnEvent = ignore, threa
         rows=sum(segment.rows for segment in found.segments.values()),
         nbytes=found.nbytes + nbytes,
         seconds=time.perf_counter() - begun,
-    )
-
-
-def store_folders(root: Path) -> list[Path]:
-    """The folders of a cache where stores are, also those that have lost the file that says so.
-
-    Args:
-        root: the cache's folder.
-    """
-    return sorted(
-        path
-        for path in root.glob("[!.]*/[!.]*/[!.]*")
-        if any((path / name).exists() for name in (HEADER, SEGMENTS, ARRAYS, RECEIPTS))
     )
 
 
@@ -156,7 +144,8 @@ def check_rows(found: Inspection, *, pool: Executor, on_event: OnEvent = ignore)
     work = _batches(found)
     total = sum(_size(array, receipts) for array, receipts in work)
     task, done = f"verify {short_place(found.path)}", 0
-    on_event(Progress(task, 0, total, "bytes"))
+    if total:
+        on_event(Progress(task, 0, total, "bytes"))
     faults: list[Fault] = []
     futures = {pool.submit(_check, found, array, receipts): _size(array, receipts) for array, receipts in work}
     try:

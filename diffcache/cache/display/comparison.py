@@ -66,10 +66,8 @@ def _shown(value: str | int | None) -> str:
 
 
 def _recipes(a: Store, b: Store) -> Iterator[Difference]:
-    for line in a.recipe.differences(b.recipe):
-        head, _, there = line.removesuffix(" there").rpartition(" here, ")
-        name, _, here = head.partition(": ")
-        yield Difference(f"recipe {name}", here, there)
+    for one in a.recipe.differences(b.recipe):
+        yield Difference(f"recipe {one.name}", one.here, one.there)
 
 
 def _settings(a: Store, b: Store) -> Iterator[Difference]:

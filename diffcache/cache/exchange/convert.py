@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +16,12 @@ from diffcache.cache.cache import Cache, open_cache
 from diffcache.cache.catalog import Segment, StoredArray
 from diffcache.cache.files import sealed
 from diffcache.cache.files.disk import (
-    DRAFT,
     disk_full,
     draft_name,
     flush_tree,
     make_folder,
     move_in,
+    read_small,
     remove,
     require_room,
 )
@@ -32,11 +31,12 @@ from diffcache.cache.formats.compressed import ZSTD, compressed_chunk_rows
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.formats.skeleton import skeleton
 from diffcache.cache.header import HEADER, Header
-from diffcache.cache.layout import array_name, ranges, segment_name
+from diffcache.cache.layout import RowRange, array_name, ranges, segment_name
+from diffcache.cache.places import ROOT_LOCK, remove_drafts
 from diffcache.cache.receipts import Receipt, binding
 from diffcache.cache.rows import copy_rows
 from diffcache.cache.samples import Samples
-from diffcache.cache.stamps import STAMPS
+from diffcache.cache.stamps import read_stamps, seal_stamps, stamps_path
 from diffcache.cache.store import LOCK, Store
 from diffcache.cache.writer import create_segment
 from diffcache.errors import CacheError
@@ -84,20 +84,19 @@ def convert_store(
         raise CacheError(f"compression {compression!r:.60}: expected {ZSTD!r}, or None for a plain store")
     header = replace(source.header, format=format or source.format, compression=compression, created_by=__version__)
     get_format(header.format)
-    place = target.root / source.images / source.split / source.fingerprint[:16]
-    if target.root.resolve() == source.path.resolve().parents[2]:
+    place = target.place(images=source.images, split=source.split, recipe=source.recipe)
+    if place.resolve() == source.path.resolve():
         raise CacheError(
             f"{source.path}: a cache holds one store of a key, and {target.root} is the store's own cache; convert it "
             f"to another one, and move that here after `diffcache rm` of this"
         )
-    with hold(target.root / ".lock", what=str(target.root), on_event=on_event):
+    with hold(target.root / ROOT_LOCK, what=str(target.root), on_event=on_event):
         if place.exists():
             raise CacheError(
                 f"{place}: there is a store of the same images, split and recipe already; remove it with "
                 f"`diffcache rm`, or convert to another cache"
             )
-        for left in target.root.glob(f"{DRAFT}*"):  # nobody else makes stores now, so they are of killed makers
-            remove(left)
+        remove_drafts(target.root)
         _require_room(source, target.root, compressed=compression is not None)
         draft = target.root / draft_name()
         try:
@@ -166,8 +165,10 @@ class _Conversion:
                 self._copy_array(source.array(setting, segment=old.number), segment, own)
         for receipt in self.receipts:
             self._write(receipt.path(self.draft), receipt.seal())
-        if (source.path / STAMPS).is_dir():
-            shutil.copytree(source.path / STAMPS, self.draft / STAMPS, symlinks=True)
+        for part in sorted({receipt.rows for receipt in self.receipts}):
+            stamps = read_stamps(source.path, part)
+            if stamps.any():
+                self._write(stamps_path(self.draft, part), seal_stamps(part, stamps))
         (self.draft / LOCK).touch()
         self._write(self.draft / HEADER, sealed.seal(self.header.plain()))
 
@@ -183,7 +184,7 @@ class _Conversion:
                     continue
                 some = hashes[receipt.rows.start : receipt.rows.stop]
                 if hashlib.sha256(some.tobytes()).hexdigest() != receipt.content:
-                    raise self._damage(f"the content hashes of {receipt.rows} are")
+                    raise self._mismatch("the content hashes", receipt.rows)
                 files.write(segment.content_hash, receipt.rows.start, some)
 
     def _copy_marks(self, segment: Segment) -> None:
@@ -237,15 +238,31 @@ class _Conversion:
                 digest.update(values.reshape(-1).view(np.uint8).data)
                 yield start, values
             if {digest.hexdigest()} != expected:
-                raise self._damage(f"{setting}: {rows} are")
+                raise self._mismatch(str(setting), rows)
             self.done += rows.rows
             self.on_event(Progress(self.task, self.done, self.total, "rows"))
 
-    def _damage(self, what: str) -> CacheError:
+    def _mismatch(self, what: str, rows: RowRange) -> CacheError:
+        """The error where bytes are not what receipts say: damage, unless a writer has begun the rows again since."""
+        root = self.source.path
+        if not all(_is_there(receipt, root) for receipt in self.source.ledger.at(rows)):
+            return CacheError(
+                f"{root}: {what} of {rows} were written again while they were read; nothing was converted: convert "
+                f"again when nobody writes to the store"
+            )
         return CacheError(
-            f"{self.source.path}: damaged: {what} not what the receipt says; nothing was converted: mend the store "
+            f"{root}: damaged: {what} of {rows} are not what the receipt says; nothing was converted: mend the store "
             f"with `diffcache verify --repair`, extract what that drops, and convert again"
         )
+
+
+def _is_there(receipt: Receipt, root: Path) -> bool:
+    """Whether the store has this very receipt now."""
+    try:
+        path = receipt.path(root)
+        return Receipt.unseal(read_small(path, limit=sealed.MAX_BYTES), path) == receipt
+    except (CacheError, OSError):
+        return False
 
 
 def in_chunks(

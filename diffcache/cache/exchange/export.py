@@ -21,6 +21,9 @@ from diffcache.recipe import Plain, canonical_json
 _PIECE_BYTES = 8 << 20
 """Rows are read and written in pieces of about this."""
 
+_DRAFT = ".export-"
+"""How names of drafts begin: they may lie in a cache, whose own drafts any maker of a store removes."""
+
 _GROUP_BYTES = 16 << 20
 """Bytes of a Parquet row group, which its writer holds in memory."""
 
@@ -78,7 +81,7 @@ def export_features(
     if missing:
         raise NotCachedError(f"{features.store.path}: {features.setting} lacks {missing} of {len(features)} rows")
     require_room(out.parent, features.nbytes if out.suffix != ".parquet" else 0)
-    drafts = {file: out.with_name(draft_name()) for file in files}
+    drafts = {file: out.with_name(draft_name(_DRAFT)) for file in files}
     try:
         with disk_full(out, features.nbytes):
             _WRITERS[out.suffix](features, tuple(drafts.values()), on_event)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from diffcache import __version__
 from diffcache.cache.cache import Cache, open_cache
 from diffcache.cache.layout import checked_name
+from diffcache.cache.rows import row_hashes
 from diffcache.cache.samples import Samples
 from diffcache.cache.store import Store
 from diffcache.errors import CacheError, ConfigError, MissingError, StorageOverflowError, brief, nearest
@@ -94,6 +96,8 @@ def import_features(
         CacheError: the cache has other features, ids or labels under that key.
         DiskFullError: no room; what was written is kept, and the same import goes on from there.
     """
+    for value, what in ((images, "images"), (split, "split")):
+        checked_name(value, what)  # before every row is read
     source = _open_source(features, key)
     dtype = source.dtype.name if dtype is None else dtype
     if dtype not in ("float16", "float32"):
@@ -106,8 +110,8 @@ def import_features(
     store = target.create_store(
         images=images, split=split, recipe=recipe, samples=samples, format=format, backbone=name, on_event=on_event
     )
-    _require_same(store, source, np.dtype(dtype))
     if store.is_complete(IMPORTED):
+        _require_same(store, source, np.dtype(dtype))
         on_event(Notice(f"{task}: all {store.rows:,} rows are there already"))
     else:
         _write(store, source, np.dtype(dtype), on_event=on_event, task=f"import {task}")
@@ -182,7 +186,7 @@ def _load_npy(path: Path, *, mapped: bool) -> Any:
         values = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError) as error:
+    except Exception as error:  # of a damaged header NumPy raises nearly anything
         reason = " ".join(str(error).split())[:200]
         if any(word in reason for word in ("pickle", "Python objects", "Object arrays")):
             reason = "it holds Python objects, which are never loaded"
@@ -269,6 +273,9 @@ def _texts(given: Any, what: str) -> list[str]:
     values = _load_npy(path, mapped=False)
     if values.ndim != 1 or values.dtype.kind not in "U":
         raise ConfigError(f"{path}: expected {what} as texts of shape (n,), got {values.dtype} of {values.shape}")
+    points = np.ascontiguousarray(values, values.dtype.newbyteorder("=")).view(np.uint32)
+    if points.size and points.max() > sys.maxunicode:  # Python would take it, and nothing else
+        raise ConfigError(f"{path}: expected {what} as texts, found a character that Unicode does not have")
     texts: list[str] = values.tolist()
     return texts
 
@@ -374,14 +381,8 @@ class _Rows:
         return f"{self.count} rows, {shown}{', ...' if self.count > 3 else ''}, have"
 
 
-def _hashes(values: Array) -> Array:
-    """SHA-256 of each row's bytes, uint8 (k, 32)."""
-    joined = b"".join(hashlib.sha256(row.reshape(-1).view(np.uint8).data).digest() for row in values)
-    return np.frombuffer(joined, np.uint8).reshape(len(values), 32)
-
-
 def _require_same(store: Store, source: _Source, dtype: np.dtype[Any]) -> None:
-    """What is committed under the key must be these very features."""
+    """What is committed under the key must be these very features; it stays so while the store's lock is held."""
     if not store.committed(IMPORTED).any():
         return
     other = (
@@ -396,15 +397,29 @@ def _require_same(store: Store, source: _Source, dtype: np.dtype[Any]) -> None:
     for start, stop in source.steps(0, source.shape[0]):
         here = committed[start:stop]
         if here.any():
-            differs = (hashes[start:stop] != _hashes(source.read(start, stop, dtype))).any(axis=1) & here
+            differs = (hashes[start:stop] != row_hashes(source.read(start, stop, dtype))).any(axis=1) & here
             if differs.any():
+                _require_hashes(store, hashes)
                 row = start + int(np.flatnonzero(differs)[0])
                 raise CacheError(f"{other}, first in row {row} ({store.samples().ids[row]!r:.80}); {advice}")
+
+
+def _require_hashes(store: Store, hashes: Array) -> None:
+    """Content hashes that are not those that were committed say nothing of the features."""
+    for receipt in store.receipts:
+        first = store.segments[receipt.rows.segment].first_row
+        some = hashes[first + receipt.rows.start : first + receipt.rows.stop]
+        if hashlib.sha256(some.tobytes()).hexdigest() != receipt.content:
+            raise CacheError(
+                f"{store.path}: damaged: the content hashes of {receipt.rows} are not what {receipt.name} says; mend "
+                f"the store with `diffcache verify --repair`, and import again"
+            )
 
 
 def _write(store: Store, source: _Source, dtype: np.dtype[Any], *, on_event: OnEvent, task: str) -> None:
     provenance = {"diffcache": __version__, "numpy": np.__version__}
     with store.writing(on_event=on_event) as writer:
+        _require_same(store, source, dtype)  # now that nobody else writes: another import may have been waited for
         writer.add_arrays({IMPORTED: (source.shape[1], source.shape[2], source.shape[3])}, block_names={1: "imported"})
         missing = store.missing([IMPORTED])[IMPORTED]
         done = store.rows - sum(rows.rows for rows in missing)
@@ -416,7 +431,7 @@ def _write(store: Store, source: _Source, dtype: np.dtype[Any], *, on_event: OnE
                 for start, stop in source.steps(rows.start, rows.stop):
                     values = source.read(first + start, first + stop, dtype)
                     part.write(IMPORTED, start, values)
-                    hashes.append(_hashes(values))
+                    hashes.append(row_hashes(values))
                 part.commit(np.concatenate(hashes), provenance=provenance)
             done += rows.rows
             on_event(Progress(task, done, store.rows, "rows"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -21,6 +22,8 @@ _ZEROS = bytes(1 << 20)
 
 DRAFT = ".tmp-"
 """How names begin of what is not whole yet."""
+
+_DRAFT_NAME = re.compile(re.escape(DRAFT) + "[0-9a-f]{16}")
 
 
 @contextmanager
@@ -180,9 +183,14 @@ def refuse_links(store: Path) -> None:
                     folders.append(entry.path)
 
 
-def draft_name() -> str:
+def draft_name(prefix: str = DRAFT) -> str:
     """A name of what is not whole yet, that nobody else has."""
-    return f"{DRAFT}{secrets.token_hex(8)}"
+    return f"{prefix}{secrets.token_hex(8)}"
+
+
+def is_draft(name: str) -> bool:
+    """Whether :func:`draft_name` gives such names."""
+    return _DRAFT_NAME.fullmatch(name) is not None
 
 
 def bytes_below(path: Path) -> int:
@@ -285,7 +293,9 @@ def remove(path: Path) -> None:
             shutil.rmtree(path)
             return
         except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
                 raise
+            if not path.exists():
+                return
             time.sleep(0.05)
     shutil.rmtree(path)

@@ -114,6 +114,8 @@ class Extents:
         held = sum(run.rows for run in extents.runs)
         if not shape or held != (0 if compressed else shape[0]) or extents.nbytes >= 2**63:
             raise CacheError(f"{where}: damaged: its runs do not hold an array of shape {list(shape)!r:.60}")
+        if any(run.offset + run.rows * extents.row_bytes >= 2**63 for run in extents.runs):
+            raise CacheError(f"{where}: damaged: a run ends at 2**63 bytes or more, where no file does")
         return extents
 
 
@@ -122,7 +124,7 @@ def _run(values: Plain, where: str | Path) -> Run:
         raise CacheError(f"{where}: damaged: expected [path, offset, rows], found {values!r:.80}")
     path = sealed.text(values[0], where)
     parts = PurePosixPath(path).parts
-    if not parts or ".." in parts or path.startswith("/") or "\0" in path or "\\" in path:
+    if not parts or ".." in parts or path.startswith("/") or "\0" in path or "\\" in path or len(path) > 1000:
         raise CacheError(f"{where}: damaged: the path {path!r:.80} leaves the store")
     return Run(path, sealed.whole(values[1], where), sealed.whole(values[2], where, low=1))
 

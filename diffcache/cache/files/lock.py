@@ -17,22 +17,32 @@ from diffcache.cache.files.disk import disk_full, open_plain
 from diffcache.errors import CacheError, DependencyError, MissingError
 from diffcache.events import Notice, OnEvent, ignore
 
-_held: set[int] = set()
+_LONGEST = 4096
+"""Bytes of the longest text of a holder."""
+
+_open: set[int] = set()
+"""Files of locks that are held or waited for."""
+
+_opening = threading.RLock()
+"""Held while one is opened or closed, so that a fork in another thread finds all of them noted."""
 
 
 def _let_go_in_child() -> None:
-    """A forked child shares the lock; it lets go of it, so that the lock dies with its holder alone."""
-    for fd in _held:
+    """A forked child shares the lock, or will once it is had; it lets go, so that it dies with its holder alone."""
+    for fd in _open:
         os.close(fd)
-    _held.clear()
+    _open.clear()
+    _opening.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go_in_child)
+    os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_let_go_in_child)
 
 
 @contextmanager
-def hold(path: Path, *, what: str, on_event: OnEvent = ignore, wait: bool = True) -> Iterator[None]:
+def hold(
+    path: Path, *, what: str, on_event: OnEvent = ignore, wait: bool = True, restore: bool = False
+) -> Iterator[None]:
     """Hold the lock file at ``path``, waiting for another holder and saying once for whom.
 
     Args:
@@ -40,6 +50,7 @@ def hold(path: Path, *, what: str, on_event: OnEvent = ignore, wait: bool = True
         what: what is locked, for the notice.
         on_event: gets one Notice when there is somebody to wait for.
         wait: whether to wait for another holder.
+        restore: whether :func:`left_unfinished` says afterwards what it said before, for who finishes nothing.
 
     Raises:
         CacheError: the file is a link, or no file; this very thread holds it already and would wait for itself;
@@ -61,10 +72,10 @@ def hold(path: Path, *, what: str, on_event: OnEvent = ignore, wait: bool = True
     }
     said = False
     while True:
-        locked = False
         try:
-            with disk_full(path, 0):
+            with disk_full(path, 0), _opening:
                 fd = open_plain(path, os.O_RDWR | os.O_CREAT)
+                _open.add(fd)
         except FileNotFoundError:
             raise MissingError(f"{path.parent}: {what} is not here, or was removed meanwhile") from None
         except OSError as error:
@@ -86,19 +97,21 @@ def hold(path: Path, *, what: str, on_event: OnEvent = ignore, wait: bool = True
                 fcntl.flock(fd, fcntl.LOCK_EX)
             if not _same_file(fd, path):  # it was replaced while we waited: take the new one
                 continue
+            before = os.pread(fd, _LONGEST, 0) if restore else b""
             os.ftruncate(fd, 0)
             with suppress(OSError):  # a full disk: others wait all the same, and do not learn for whom
                 os.pwrite(fd, json.dumps(me).encode(), 0)
-            _held.add(fd)
-            locked = True
             yield
-            if fd in _held:  # after an error the text stays, as after a kill: see left_unfinished
+            if os.getpid() == me["pid"]:  # after an error the text stays, as after a kill: see left_unfinished
                 os.ftruncate(fd, 0)
+                with suppress(OSError):
+                    os.pwrite(fd, before, 0)
             return
         finally:
-            if not locked or fd in _held:  # a forked child has closed it already
-                _held.discard(fd)
-                os.close(fd)  # releases the lock
+            if os.getpid() == me["pid"]:  # a forked child has closed it already
+                with _opening:
+                    _open.discard(fd)
+                    os.close(fd)  # releases the lock
 
 
 def left_unfinished(path: Path) -> bool:
@@ -116,7 +129,7 @@ def command_line() -> str:
 
 def _holder(fd: int) -> dict[str, object]:
     try:
-        values = json.loads(os.pread(fd, 4096, 0))
+        values = json.loads(os.pread(fd, _LONGEST, 0))
     except (ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}

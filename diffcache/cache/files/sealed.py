@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from diffcache.cache.files.disk import read_small
 from diffcache.errors import CacheError, MissingError, brief
-from diffcache.recipe import Plain, canonical_json
+from diffcache.recipe import FORMAT_VERSION, Plain, canonical_json
 
 MAX_BYTES = 256 * 2**20
 DEEPEST = 64
@@ -29,10 +29,23 @@ T = TypeVar("T")
 
 
 def seal(values: Mapping[str, Plain]) -> bytes:
-    """The text of a sealed file."""
+    """The text of a sealed file.
+
+    Raises:
+        CacheError: it could not be read again, as values are no JSON, or too deep, or too many.
+    """
     assert values and "checksum" not in values, "the checksum is put in here"
-    body = canonical_json(dict(values))
-    return f'{_HEAD}{hashlib.sha256(body.encode()).hexdigest()}",{body[1:]}\n'.encode()
+    try:
+        body = canonical_json(dict(values))
+        _require_flat(body)
+    except (ValueError, RecursionError) as error:
+        raise CacheError(f"a JSON file of the store cannot be written: {str(error)[:200]}") from None
+    data = f'{_HEAD}{hashlib.sha256(body.encode()).hexdigest()}",{body[1:]}\n'.encode()
+    if len(data) > MAX_BYTES:
+        raise CacheError(
+            f"a JSON file of the store cannot be written: it has at most {MAX_BYTES} bytes, not {len(data)}"
+        )
+    return data
 
 
 def unseal(data: bytes, where: str | Path) -> dict[str, Plain]:
@@ -53,8 +66,7 @@ def unseal(data: bytes, where: str | Path) -> dict[str, Plain]:
         if hashlib.sha256(body.encode()).hexdigest() != digest:
             raise ValueError("its text is not what its checksum was taken of")
         values = json.loads(body, parse_constant=_refuse, parse_float=_finite)
-        if body.count("[") + body.count("{") > DEEPEST and _is_deep(values):
-            raise ValueError(f"its values are more than {DEEPEST} deep")
+        _require_flat(body, values)
     except (ValueError, RecursionError) as error:
         raise CacheError(f"{where}: damaged: {str(error)[:200]}") from None
     return values
@@ -70,6 +82,12 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text[:40]} is no number that a double holds")
     return number
+
+
+def _require_flat(body: str, values: Plain = None) -> None:
+    """Raise ValueError where the values of a JSON text are too deep; they are read from it if they aren't given."""
+    if body.count("[") + body.count("{") > DEEPEST and _is_deep(json.loads(body) if values is None else values):
+        raise ValueError(f"its values are more than {DEEPEST} deep")
 
 
 def _is_deep(values: Plain) -> bool:
@@ -115,6 +133,11 @@ def fields(values: Plain, where: str | Path, *names: str) -> dict[str, Any]:
     return values
 
 
+def is_version(value: Plain) -> bool:
+    """Whether a file says that it is of this format: the number 1, and nothing that only equals it."""
+    return type(value) is int and value == FORMAT_VERSION
+
+
 def whole(value: Plain, where: str | Path, *, low: int = 0) -> int:
     """A whole number of at least ``low`` and below 2**63."""
     if type(value) is not int or not low <= value < 2**63:
@@ -124,12 +147,15 @@ def whole(value: Plain, where: str | Path, *, low: int = 0) -> int:
 
 def text(value: Plain, where: str | Path) -> str:
     """A text that UTF-8 can hold: JSON also holds halves of surrogate pairs."""
-    if type(value) is not str or not (value.isascii() or _is_utf8(value)):
+    if type(value) is not str or not is_utf8(value):
         raise CacheError(f"{where}: damaged: expected a text, found {value!r:.60}")
     return value
 
 
-def _is_utf8(value: str) -> bool:
+def is_utf8(value: str) -> bool:
+    """Whether UTF-8 can hold a text; names of files that are not UTF-8 become texts that it cannot."""
+    if value.isascii():
+        return True
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -137,9 +163,14 @@ def _is_utf8(value: str) -> bool:
     return True
 
 
+def is_name(value: object) -> bool:
+    """Whether a value can be stored as a name: a text that UTF-8 can hold, without zero bytes, which HDF5 cannot."""
+    return isinstance(value, str) and "\0" not in value and is_utf8(value)
+
+
 def name(value: Plain, where: str | Path) -> str:
-    """A text without zero bytes, which HDF5 cannot hold."""
-    if "\0" in text(value, where):
+    """A text that passes :func:`is_name`."""
+    if not is_name(text(value, where)):
         raise CacheError(f"{where}: damaged: expected a name without zero bytes, found {value!r:.60}")
     return text(value, where)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from diffcache.cache.files.disk import require_room
+from diffcache.cache.files.disk import plain_file, require_room
 from diffcache.cache.files.extents import DTYPES, Extents, Run
 from diffcache.cache.files.reserved import ReservedFile
 from diffcache.cache.formats.compressed import ZSTD
@@ -60,13 +60,12 @@ class Hdf5Format:
 
     def locate_segment(self, root: Path, *, segment: int, rows: int) -> tuple[Extents, Extents]:
         """From ``samples.h5``."""
-        path = root / self.folder / segment_name(segment) / _SAMPLES
-        return self._locate_segment(path, segment=segment, rows=rows)
+        return self._locate_segment(self._found(root, _SAMPLES, segment=segment), segment=segment, rows=rows)
 
     def _locate_segment(self, path: Path, *, segment: int, rows: int) -> tuple[Extents, Extents]:
         place = f"{self.folder}/{segment_name(segment)}/{_SAMPLES}"
         with _open(path) as file:
-            offsets = [file[name].id.get_offset() for name in ("content_hash", "marked")]
+            offsets = [_own_dataset(file, name).id.get_offset() for name in ("content_hash", "marked")]
         if None in offsets:
             raise CacheError(f"{path}: damaged: its arrays have no space in the file")
         return (
@@ -133,9 +132,9 @@ class Hdf5Format:
         place, rows = f"{self.folder}/{segment_name(spec.segment)}/{path.name}", spec.shape[0]
         found: list[tuple[int, int]] = []
         with _open(path) as file:
-            features = file["features"]
+            features = _own_dataset(file, "features")
             features.id.chunk_iter(lambda chunk: found.append((chunk.chunk_offset[0], chunk.byte_offset)))
-            chunk, committed = features.chunks[0], file["committed"].id.get_offset()
+            chunk, committed = features.chunks[0], _own_dataset(file, "committed").id.get_offset()
         if len(found) != -(-rows // chunk) or committed is None:
             raise CacheError(f"{path}: damaged: some chunks have no space in the file")
         row_bytes = int(np.prod(spec.shape[1:], dtype=object)) * np.dtype(spec.dtype).itemsize
@@ -155,7 +154,7 @@ class Hdf5Format:
         """From the file's attributes and its dataset."""
         path = self._file(root, setting, segment=segment)
         with _open(path) as file:
-            dataset = file["features"]
+            dataset = _own_dataset(file, "features")
             n, c, h, w = (int(size) for size in dataset.shape)
             chunk = int(dataset.chunks[0])
             return ArraySpec(setting, str(file.attrs["block"]), dataset.dtype.name, (n, c, h, w), segment, chunk)
@@ -179,17 +178,17 @@ class Hdf5Format:
     def sample_tables(self, root: Path, *, segment: int) -> Iterator[tuple[list[str], list[int]]]:
         """The file of the samples and that of each array."""
         folder = root / self.folder / segment_name(segment)
-        for path in (folder / _SAMPLES, *sorted(folder.glob("*.h5"))):
+        for name in (_SAMPLES, *sorted(path.name for path in folder.glob("*.h5"))):
             with suppress(CacheError):
-                yield self._samples(path)
+                yield self._samples(self._found(root, name, segment=segment))
 
     def read_samples(self, root: Path, *, segment: int) -> tuple[list[str], list[int]]:
         """Through h5py."""
-        return self._samples(root / self.folder / segment_name(segment) / _SAMPLES)
+        return self._samples(self._found(root, _SAMPLES, segment=segment))
 
     def _samples(self, path: Path) -> tuple[list[str], list[int]]:
         with _open(path) as file:
-            ids, labels = (_own_dataset(file, name) for name in ("id", "label"))
+            ids, labels = (_whole_dataset(file, name) for name in ("id", "label"))
             if labels.dtype != np.int64 or ids.shape != labels.shape:
                 raise TypeError(f"expected labels of type int64, one an id, found {labels.dtype} and {labels.shape}")
             try:
@@ -198,7 +197,13 @@ class Hdf5Format:
                 raise CacheError(f"{path}: damaged: {str(error) or 'an id of absurd length'}") from None
 
     def _file(self, root: Path, setting: Setting, *, segment: int) -> Path:
-        return root / self.folder / segment_name(segment) / f"{array_name(setting)}.h5"
+        return self._found(root, f"{array_name(setting)}.h5", segment=segment)
+
+    def _found(self, root: Path, name: str, *, segment: int) -> Path:
+        """A file of a segment; CacheError where it is missing, or the way to it leads out of the store."""
+        place = f"{self.folder}/{segment_name(segment)}/{name}"
+        plain_file(root, place)
+        return root / place
 
 
 class _Chunks:
@@ -212,13 +217,13 @@ class _Chunks:
         _hdf5plugin()
         self._process = os.getpid()
         expected = (self._spec.shape, np.dtype(DTYPES[self._spec.dtype]), (self._chunk, *self._spec.shape[1:]))
+        plain_file(self._path.parent, self._path.name)
         try:
-            dataset = _h5py().File(self._path, "r", locking=False)["features"]
+            file = _h5py().File(self._path, "r", locking=False)
+            dataset = _own_dataset(file, "features")
             count = dataset.id.get_num_chunks()
             if (dataset.shape, dataset.dtype, dataset.chunks) != expected or count != -(-expected[0][0] // self._chunk):
                 raise KeyError(f"its features are not what its list entry says, or lack some of their {count} chunks")
-        except FileNotFoundError:
-            raise CacheError(f"{self._path}: damaged: this file of features is missing") from None
         except _READ_ERRORS as error:
             raise CacheError(f"{self._path}: damaged: {error}") from None
         return dataset
@@ -242,15 +247,27 @@ _READ_ERRORS = (OSError, KeyError, TypeError, AttributeError, RuntimeError, Inde
 
 
 def _own_dataset(file: Any, name: str) -> Any:
-    """A dataset (rows,) whose bytes are all in this file as they are, so that no more room is taken than it has.
+    """A dataset whose bytes are in this file: the library would follow a link, and read what is kept elsewhere.
 
     Raises:
-        KeyError, TypeError: it isn't there; it is a link, virtual, kept elsewhere, in chunks, or not whole.
+        KeyError, TypeError: it isn't there; it is no dataset, a link, virtual, or kept in other files.
     """
     if not isinstance(file.get(name, getlink=True), _h5py().HardLink):
         raise TypeError(f"{name}: expected a dataset, found a link")
     dataset = file[name]
-    whole = dataset.ndim == 1 and dataset.chunks is None and not dataset.is_virtual and not dataset.external
+    if not isinstance(dataset, _h5py().Dataset) or dataset.is_virtual or dataset.external:
+        raise TypeError(f"{name}: expected a dataset whose values are in this file")
+    return dataset
+
+
+def _whole_dataset(file: Any, name: str) -> Any:
+    """A dataset (rows,) whose bytes are there as they are, so that no more room is taken than the file has.
+
+    Raises:
+        KeyError, TypeError: as :func:`_own_dataset`; it is in chunks, or not whole.
+    """
+    dataset = _own_dataset(file, name)
+    whole = dataset.ndim == 1 and dataset.chunks is None
     held = dataset.id.get_storage_size()  # texts of variable width lie elsewhere in the file
     if not whole or not 0 < dataset.nbytes <= held <= Path(file.filename).stat().st_size:
         raise TypeError(f"{name}: expected its values in one piece in this file")
@@ -264,6 +281,7 @@ class _open:
         self._path = path
 
     def __enter__(self) -> Any:
+        plain_file(self._path.parent, self._path.name)  # the library would wait for a pipe, and follow a link
         try:
             # no lock: nobody writes through the library, and network file systems may have none
             self._file = _h5py().File(self._path, "r", locking=False)
@@ -273,7 +291,7 @@ class _open:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self._file.close()
-        if isinstance(error, OSError | KeyError | TypeError | AttributeError | RuntimeError | IndexError):
+        if isinstance(error, _READ_ERRORS) and not isinstance(error, CacheError):
             raise CacheError(f"{self._path}: damaged: {error}") from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from diffcache.cache.files import sealed
-from diffcache.cache.files.disk import allocate, plain_file, read_small, require_room
+from diffcache.cache.files.disk import allocate, open_plain, plain_file, read_small, require_room
 from diffcache.cache.files.extents import DTYPES, Extents, Run
 from diffcache.cache.formats.compressed import ZSTD
 from diffcache.cache.formats.protocol import ArraySpec, missing_library
@@ -171,31 +172,37 @@ class ZarrFormat:
             yield self.read_samples(root, segment=segment)
 
     def read_samples(self, root: Path, *, segment: int) -> tuple[list[str], list[int]]:
-        """Through zarr, once it is known that no more room is taken than the files have.
-
-        Version 3 alone is read: pickle is a codec of version 2.
-        """
-        place, zarr = root / self.folder / segment_name(segment), _zarr()
-        for name in ("zarr.json", *(f"{array}/{file}" for array in ("id", "label") for file in ("zarr.json", "c.0"))):
-            plain_file(root, f"{self.folder}/{segment_name(segment)}/{name}")  # before the library opens it
+        """From the two chunk files, which are all of it: no library, and no word of damaged metadata, is needed."""
+        place = f"{self.folder}/{segment_name(segment)}"
+        ids, labels = _whole_file(root, f"{place}/id/c.0"), _whole_file(root, f"{place}/label/c.0")
         try:
-            group = zarr.open_group(place, mode="r", zarr_format=3)
-            ids, labels = group["id"], group["label"]
-            for array in (ids, labels):
-                if array.shape != array.chunks or array.ndim != 1 or array.shards or array.compressors or array.filters:
-                    raise ValueError(f"{array.name}: expected one chunk, not compressed, found chunks {array.chunks}")
-            size = plain_file(place, "label/c.0").st_size
-            if labels.dtype != np.int64 or size != 8 * labels.shape[0] or ids.shape != labels.shape:
-                raise ValueError(f"expected labels of type int64, one an id, found {labels.dtype} and {labels.shape}")
-            count = int.from_bytes(read_small(place / "id" / "c.0", limit=_COUNT)[:_COUNT], "little")
-            if (
-                ids.dtype.kind not in "TO" or count != ids.shape[0]
-            ):  # else the library takes room for as many as it says
-                raise ValueError(f"expected {ids.shape[0]} texts of variable width, found {count} of {ids.dtype}")
-            return [str(id_) for id_ in np.asarray(ids[:]).tolist()], np.asarray(labels[:]).tolist()
-        except Exception as error:  # of damaged metadata the library raises nearly anything
-            reason = (str(error) or type(error).__name__).splitlines()[0][:300]
-            raise CacheError(f"{place}: damaged: ids and labels cannot be read: {reason}") from None
+            return _texts(ids), np.frombuffer(labels, "<i8").tolist()
+        except ValueError as error:
+            raise CacheError(f"{root / place}: damaged: ids and labels cannot be read: {error}") from None
+
+
+def _whole_file(root: Path, path: str) -> bytes:
+    plain_file(root, path)
+    try:
+        with os.fdopen(open_plain(root / path), "rb", buffering=0) as file:
+            return file.readall()
+    except (OSError, MemoryError) as error:
+        raise CacheError(f"{root / path}: damaged: it cannot be read: {error}") from None
+
+
+def _texts(data: bytes) -> list[str]:
+    """The texts of a chunk as the codec ``vlen-utf8`` leaves it; ValueError where it is something else."""
+    texts, at = [], _COUNT
+    count = int.from_bytes(data[:_COUNT], "little")
+    for _ in range(count):
+        start = at + 4
+        at = start + int.from_bytes(data[at:start], "little")
+        if not start <= at <= len(data):
+            break
+        texts.append(data[start:at].decode())
+    if at != len(data) or len(texts) != count:
+        raise ValueError(f"expected {count} texts in {len(data)} bytes, found something else")
+    return texts
 
 
 def _extents(place: str, dtype: str, shape: tuple[int, ...], chunk: int) -> Extents:

@@ -10,21 +10,20 @@ from functools import partial
 from pathlib import Path
 
 from diffcache.cache.cache import Cache
-from diffcache.cache.files.disk import bytes_below, flush_folder, remove
+from diffcache.cache.files.disk import bytes_below, flush_folder, is_draft, refuse_links, remove
 from diffcache.cache.files.lock import hold
 from diffcache.cache.formats.protocol import Format, get_format
-from diffcache.cache.header import HEADER
-from diffcache.cache.layout import array_setting, segment_name, segment_number
+from diffcache.cache.layout import segment_name, segment_number, sized
+from diffcache.cache.orphans import is_spoken_of, unlisted_arrays
 from diffcache.cache.part import revoke
+from diffcache.cache.places import FOREIGN, ROOT_LOCK, store_folders
 from diffcache.cache.receipts import FOLDER as RECEIPTS
+from diffcache.cache.receipts import NAME as RECEIPT_NAME
 from diffcache.cache.store import LOCK, Store
-from diffcache.cache.tidying.removal import ROOT_LOCK, setting_paths
-from diffcache.errors import CacheError, DiffcacheError, SettingError
+from diffcache.cache.tidying.removal import setting_paths
+from diffcache.errors import CacheError, DiffcacheError
 
-_DRAFT = re.compile(r"\.tmp-[0-9a-f]{16}")
-_RECEIPT = re.compile(r"\d{9}\.t(-|\d+)\.draw\d+\.[0-9a-f]{12}\.json")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_FOREIGN = ".foreign"
 
 
 @dataclass(frozen=True)
@@ -65,18 +64,19 @@ class Sweep:
 _Item = tuple[Garbage, Callable[[], None]]
 
 
-def sweep(cache: Cache, *, delete: bool = False) -> Sweep:
+def sweep(cache: Cache, *, delete: bool = False, foreign: bool = False) -> Sweep:
     """Find what killed processes left in a cache, and delete it if that is asked for.
 
-    Garbage is: drafts of stores and removed stores at the root, what a repair has put aside there (``.foreign``),
-    empty folders of image sets and splits; in a store the content of ``tmp``, segments and arrays that are not listed
-    and that no receipt speaks of, and receipts of segments and settings that do not exist. Nothing that is committed
-    is, and no file that is not known to be one of ours. Where somebody writes, nothing is looked at, and nobody is
-    waited for.
+    Garbage is: drafts of stores and removed stores at the root, empty folders of image sets and splits; in a store the
+    content of ``tmp``, segments and arrays that are not listed and that nothing speaks of, and receipts of segments and
+    settings that do not exist. Nothing that is committed is, and no file that is not known to be one of ours; what
+    repairs have put aside (``.foreign``) is somebody's, and counts only where that is asked for. Where somebody writes,
+    nothing is looked at, and nobody is waited for.
 
     Args:
         cache: the cache.
         delete: delete what is found; otherwise nothing is changed.
+        foreign: count what repairs have put aside, too.
     """
     found: list[Garbage] = []
     skipped: list[str] = []
@@ -90,12 +90,12 @@ def sweep(cache: Cache, *, delete: bool = False) -> Sweep:
         except (DiffcacheError, OSError) as error:
             skipped.append(f"{where}: {error}" if isinstance(error, OSError) else str(error))
 
-    stores = sorted(path.parent for path in cache.root.glob(f"[!.]*/[!.]*/[!.]*/{HEADER}"))
+    stores = store_folders(cache.root)
     if not stores and not (cache.root / ROOT_LOCK).exists():
         return Sweep((), (), delete)  # not a cache: its empty folders are somebody else's
     with _held(cache.root / ROOT_LOCK, str(cache.root), skipped) as mine:
         if mine:
-            take(_of_root(cache.root), cache.root)
+            take(_of_root(cache.root, skipped, foreign=foreign), cache.root)
     for path in stores:
         try:
             store = Store.open(path)
@@ -104,7 +104,6 @@ def sweep(cache: Cache, *, delete: bool = False) -> Sweep:
             continue
         with _held(path / LOCK, str(path), skipped) as mine:
             if mine:
-                store.refresh()
                 take(_of_store(store, skipped), path)
     return Sweep(tuple(found), tuple(skipped), delete)
 
@@ -114,7 +113,8 @@ def _held(path: Path, what: str, skipped: list[str]) -> Iterator[bool]:
     """Whether the lock could be had; what stands in the way is noted."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(hold(path, what=what, wait=False))
+            # Not all that a killed writer left is set right here, so a store stays unfinished for the next one.
+            stack.enter_context(hold(path, what=what, wait=False, restore=True))
             mine = True
         except OSError as error:
             skipped.append(f"{what}: cannot be locked: {error.strerror or error}")
@@ -135,12 +135,17 @@ def _remove(path: Path) -> None:
     flush_folder(path.parent)
 
 
-def _of_root(root: Path) -> Iterator[_Item]:
+def _of_root(root: Path, skipped: list[str], *, foreign: bool) -> Iterator[_Item]:
     for path in sorted(root.iterdir()):
-        if _DRAFT.fullmatch(path.name):
+        if is_draft(path.name):
             yield _whole(path, "a store that was being made or removed by a killed process")
-        elif path.name == _FOREIGN:
-            yield _whole(path, "put aside by a repair")
+        elif path.name == FOREIGN and foreign:
+            yield _whole(path, "put aside by repairs")
+        elif path.name == FOREIGN:
+            skipped.append(
+                f"{path}: {sized(bytes_below(path))} that repairs have put aside, since they are no part of a store; "
+                f"`diffcache gc --foreign` lists it, too"
+            )
     for images in sorted(root.iterdir()):
         if not _folder(images) or not _NAME.fullmatch(images.name):
             continue
@@ -158,6 +163,8 @@ def _folder(path: Path) -> bool:
 
 def _of_store(store: Store, skipped: list[str]) -> Iterator[_Item]:
     """Garbage of a store whose lock is held."""
+    refuse_links(store.path)
+    store.refresh()
     tmp, format_ = store.path / "tmp", get_format(store.format)
     count = len(store.segments)  # damaged listings of segments end it here, before anything goes
     for path in sorted(tmp.iterdir()) if _folder(tmp) else ():
@@ -169,8 +176,8 @@ def _of_store(store: Store, skipped: list[str]) -> Iterator[_Item]:
         number = segment_number(path.name)
         if number is None or number < count or not _folder(path):
             continue
-        if any(_receipts(store, number)):
-            skipped.append(f"{path}: this segment is not listed, but receipts speak of it; it is left")
+        if is_spoken_of(store.path, number):
+            skipped.append(f"{path}: this segment is not listed, but receipts or listings speak of it; it is left")
         else:
             yield _whole(path, "a segment that was never listed")
     yield from _orphan_receipts(store, folder, count)
@@ -179,14 +186,13 @@ def _of_store(store: Store, skipped: list[str]) -> Iterator[_Item]:
             f"{store.path}: {len(store.damaged)} receipts cannot be used, so what they speak of is not known: "
             f"its arrays are left"
         )
-        return
     for segment in store.segments:
         yield from _orphan_arrays(store, format_, segment.number)
 
 
 def _receipts(store: Store, segment: int) -> list[Path]:
     place = store.path / RECEIPTS / segment_name(segment)
-    return sorted(path for path in place.iterdir() if _RECEIPT.fullmatch(path.name)) if place.is_dir() else []
+    return sorted(path for path in place.iterdir() if RECEIPT_NAME.fullmatch(path.name)) if place.is_dir() else []
 
 
 def _orphan_receipts(store: Store, folder: Path, count: int) -> Iterator[_Item]:
@@ -218,15 +224,8 @@ def _orphan_arrays(store: Store, format_: Format, segment: int) -> Iterator[_Ite
     place = store.path / format_.folder / segment_name(segment)
     if not place.is_dir():
         raise CacheError(f"{place}: damaged: the folder of a segment is missing")
-    known = store.settings_by_segment[segment] | store.ledger.settings(segment)
-    for name, paths in format_.arrays(place).items():
-        try:
-            setting = array_setting(name)
-        except SettingError:
-            continue  # not ours
-        if setting in known:
-            continue
-        for path in paths:
-            ours = _folder(path) if format_.name == "zarr" else path.suffix == ".h5" and path.is_file()
-            if ours:
+    listed, named = store.settings_by_segment[segment], store.ledger.settings(segment)
+    for array in unlisted_arrays(format_, place, listed=listed, named=named, usable=not store.damaged):
+        if array.orphan:
+            for path in array.paths:
                 yield _whole(path, "an array that was never listed")

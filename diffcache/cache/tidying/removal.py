@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -12,18 +11,13 @@ from diffcache.cache.features import listed
 from diffcache.cache.files.disk import bytes_below, draft_name, flush_folder, make_folder, remove
 from diffcache.cache.files.lock import hold
 from diffcache.cache.formats.protocol import get_format
-from diffcache.cache.header import HEADER
 from diffcache.cache.layout import array_name, segment_name
 from diffcache.cache.part import revoke
+from diffcache.cache.places import ROOT_LOCK, cache_of, is_store, no_header, place_of, read_header
 from diffcache.cache.store import LOCK, Store
-from diffcache.errors import CacheError, DiffcacheError, MissingError, NotCachedError
+from diffcache.errors import CacheError, NotCachedError
 from diffcache.events import OnEvent, ignore
 from diffcache.setting import Setting
-
-ROOT_LOCK = ".lock"
-"""Held by whoever makes or removes whole stores of a cache."""
-
-_PLACE = re.compile("[0-9a-f]{16}")
 
 
 def setting_paths(store: Store, setting: Setting, *, segment: int) -> list[Path]:
@@ -76,18 +70,17 @@ def remove_store(place: Store | Path, *, on_event: OnEvent = ignore) -> None:
 
 def _root_of(path: Path) -> Path:
     """The cache's root; only what stands where a cache puts it is removed, since a whole folder goes."""
-    if not (path / HEADER).exists():
-        raise MissingError(f"{path}: no store is here (a store has a {HEADER})")
-    expected: tuple[str, ...] = (path.parent.parent.name, path.parent.name, path.name)
-    with suppress(DiffcacheError):  # a damaged store goes by its place alone
-        store = Store.open(path)
-        expected = (store.images, store.split, store.fingerprint[:16])
-    if path.parts[-3:] != expected or not _PLACE.fullmatch(path.name):
+    if not is_store(path):
+        raise no_header(path)
+    header = read_header(path)
+    root = cache_of(path, header)
+    if root is None:
+        expected = "images/split/<16 digits>" if header is None else "/".join(place_of(header))
         raise CacheError(
-            f"{path}: expected a store's place in a cache, CACHE/{'/'.join(expected)}; if this is a copy, delete the "
-            f"folder yourself"
+            f"{path}: expected a store's place in a cache, CACHE/{expected}; if this is a copy, delete the folder "
+            f"yourself"
         )
-    return path.parents[2]
+    return root
 
 
 def require_settings(store: Store, settings: Iterable[Setting]) -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from diffcache.cache import Cache, Receipt, RowRange, Samples, Store, catalog, layout, open_cache
+from diffcache.cache import Cache, Features, Receipt, RowRange, Samples, Store, catalog, layout, open_cache
+from diffcache.cache.checking import repair
+from diffcache.cache.checking.inspection import inspect
 from diffcache.cache.checking.repair import UNKNOWN_REASON, Repair, repair_store
 from diffcache.cache.checking.verify import verify_store
+from diffcache.cache.exchange.convert import convert_store
+from diffcache.cache.exchange.importing import import_features
 from diffcache.cache.files import sealed
 from diffcache.cache.files.extents import RawFiles
+from diffcache.cache.formats import hdf5_format
 from diffcache.errors import CacheError, MissingError
 from tests.cache.toy import CLASSES, LARGE, OTHER, ROWS, SHAPES, SMALL, create, fill, hashes, samples, values
 
@@ -220,12 +228,161 @@ def test_content_hashes_from_the_images(store: Store, whole: dict[str, bytes]) -
     assert contents(store) == whole
 
 
-@pytest.mark.parametrize("images", [None, lambda rows: content_hash_of(rows) + 1])
-def test_content_hashes_that_nobody_knows(store: Store, images: Any) -> None:
+def test_content_hashes_that_are_of_other_images(store: Store) -> None:
     run = store.segments[0].content_hash.runs[0]
     flip(store.path / run.path, run.offset + 32 * 1100)
-    missing = repaired(store, content_hash_of=images).missing
+    missing = repaired(store, content_hash_of=lambda rows: content_hash_of(rows) + 1).missing
     assert missing == dict.fromkeys(sorted(SHAPES), (RowRange(0, 1024, 2048),))
+
+
+def unreadable(rows: Sequence[int]) -> np.ndarray[Any, Any]:
+    raise CacheError("the disk with the images is away")
+
+
+def gone(rows: Sequence[int]) -> np.ndarray[Any, Any]:
+    found = content_hash_of(rows).copy()
+    found[5] = 0
+    return found
+
+
+@pytest.mark.parametrize(
+    ("images", "why"),
+    [(None, "with the pipeline file"), (unreadable, "is away"), (gone, "images of some of its rows are not there")],
+)
+def test_without_the_images_a_bit_of_their_hashes_costs_no_features(
+    store: Store, whole: dict[str, bytes], images: Any, why: str
+) -> None:
+    run = store.segments[0].content_hash.runs[0]
+    flip(store.path / run.path, run.offset + 32 * 1100)
+    done = repair_store(store.path, content_hash_of=images)
+    assert (done.done, done.missing, len(done.left)) == ((), {}, 1)
+    assert why in done.left[0]
+    assert features(store, LARGE).tobytes() == expected(LARGE)
+    assert repaired(store, content_hash_of=content_hash_of).missing == {}
+    assert contents(store) == whole
+
+
+def test_what_was_given_up_and_is_gone_is_not_left(store: Store) -> None:
+    """With the rows of all settings damaged too, no receipt speaks of the hashes any more."""
+    run, rows = store.segments[1].content_hash.runs[0], RowRange(1, 0, GROWN)
+    flip(store.path / run.path, run.offset)
+    for setting in SHAPES:
+        path, offset, *_ = next(store.array(setting, segment=1).features.pieces(9, 10))
+        flip(store.path / path, offset)
+    done = repaired(store)
+    assert done.missing == dict.fromkeys(sorted(SHAPES), (rows,))
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_content_hashes_of_imported_features_are_made_of_these(
+    tmp_path: Path, format: str, compression: str | None
+) -> None:
+    given: dict[str, Any] = {"images": "i", "split": "train", "name": "net", "labels": [0, 1] * 1000, "format": format}
+    data = np.random.default_rng(0).standard_normal((2000, 4)).astype(np.float32)
+    store = import_features(data, tmp_path / "cache", **given)
+    if compression is not None:
+        store = convert_store(store, tmp_path / "packed", compression=compression)
+    before = contents(store)
+    for row in (5, 1500):
+        run = store.segments[0].content_hash.runs[0]
+        flip(store.path / run.path, run.offset + 32 * row)
+    assert repaired(store).missing == {}
+    assert contents(store) == before
+    import_features(data, tmp_path / "cache", **given)
+
+
+@pytest.mark.parametrize("name", ["id", "label"])
+def test_ids_and_labels_are_read_without_their_metadata(store: Store, whole: dict[str, bytes], name: str) -> None:
+    if store.format == "hdf5":
+        pytest.skip("it has copies of them")
+    flip(folder(store) / name / "zarr.json", 0)
+    assert Store.open(store.path).samples().ids == all_samples().ids
+    assert repaired(store).missing == {}
+    assert contents(store) == whole
+
+
+def test_segments_are_mended_in_one_turn(tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, store = create(tmp_path, format, rows=5)
+    with store.writing() as writer:
+        for first in range(5, 60, 5):
+            writer.add_segment(samples(5, first=first))
+    fill(store, [LARGE])
+    before, looks = contents(store), []
+    for number in range(len(store.segments)):
+        run = store.segments[number].marked.runs[0]
+        if store.format == "zarr":
+            flip((store.path / run.path).with_name("zarr.json"), 3)
+        else:
+            flip(store.path / run.path, 9)
+        if number % 2:
+            catalog.segment_path(store.path, number).unlink()
+    monkeypatch.setattr(repair, "inspect", lambda *args, **options: looks.append(1) or inspect(*args, **options))
+    assert repair_store(store.path).left == ()
+    assert len(looks) < 6
+    assert verify_store(store).ok
+    assert contents(store) == before
+
+
+def test_a_fault_that_comes_back_does_not_keep_others(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    flip(data_file(store), 80)
+    receipt = next(one for one in store.receipts if OTHER in one.settings)
+    flip(receipt.path(store.path))
+    monkeypatch.setattr(repair, "rebuild_array", lambda *args: "nothing done")
+    done = repair_store(store.path)
+    assert len(done.left) == 1
+    assert "t90.b24.pool2" in done.left[0]
+    assert not receipt.path(store.path).exists()
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_at(number: int, calls: Iterator[int], call: Callable[..., Any]) -> Callable[..., Any]:
+    """The call, that dies when it is called for the n-th time."""
+
+    def counted(*args: Any, **options: Any) -> Any:
+        if next(calls) == number:
+            raise Killed
+        return call(*args, **options)
+
+    return counted
+
+
+@pytest.mark.parametrize("name", ["t90.b24.pool2", "samples"])
+def test_a_file_that_is_laid_out_otherwise_is_never_read_by_the_old_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Another version of the library may do so. The repair is killed at each of its renames."""
+    with monkeypatch.context() as patch:
+        patch.setattr(hdf5_format, "PAGE", 8192)
+        _, whole = create(tmp_path, "hdf5")
+        fill(whole, [LARGE])
+    path = Path("features.hdf5/segment-00000", f"{name}.h5")
+    flip(whole.path / path, 60)
+    place, states = tmp_path / "copy", set()
+    for number in count(1):
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(whole.path, place)
+        calls = count(1)
+        with monkeypatch.context() as patch, suppress(Killed):
+            patch.setattr(os, "rename", killed_at(number, calls, os.rename))
+            assert repair_store(place).left == ()
+        try:
+            store = Store.open(place)
+            assert Features(store, LARGE)[:].tobytes() == values(LARGE).tobytes()
+            assert store.content_hashes().tobytes() == hashes(ROWS).tobytes()
+            states.add((place / path).read_bytes() == (whole.path / path).read_bytes())
+        except CacheError as error:
+            assert "damaged" in str(error)
+            states.add("refused")
+        done = repair_store(place)
+        assert (done.left, done.missing) == ((), {})
+        assert verify_store(place).ok
+        if next(calls) <= number:
+            break
+    assert states == {True, False, "refused"}
+    assert Store.open(place).array(LARGE, segment=0).features.nbytes == whole.nbytes
 
 
 class TestReceipts:
@@ -306,6 +463,22 @@ def test_foreign_things_are_put_aside(store: Store, whole: dict[str, bytes], pla
         aside = store.path.parents[2] / ".foreign" / name
         assert aside.is_symlink() if what == "link" else aside.exists()
     assert {name: data for name, data in contents(store).items() if not name.startswith("tmp/")} == whole
+
+
+@pytest.mark.parametrize("at", ["home/mine/NAME", "copy", "cache/toys/other/NAME"])
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_copy_keeps_foreign_things_beside_it(store: Store, tmp_path: Path, at: str, lost: bool) -> None:
+    """Also where its folder is called as in a cache: what is above it is somebody else's."""
+    copy = tmp_path / "elsewhere" / at.replace("NAME", store.path.name)
+    shutil.copytree(store.path, copy)
+    (copy / "notes.txt").write_text("mine")
+    (copy / "lock").unlink()
+    (copy / "lock").mkdir()
+    if lost:
+        (copy / "store.json").unlink()
+    assert repair_store(copy).left == ()
+    assert sorted(path.name for path in (copy.parent / ".foreign" / copy.name).iterdir()) == ["lock", "notes.txt"]
+    assert sorted(path.name for path in copy.parent.iterdir()) == [".foreign", copy.name]
 
 
 def test_what_a_killed_writer_left_behind(store: Store, whole: dict[str, bytes]) -> None:

@@ -14,11 +14,12 @@ import pytest
 from diffcache.cache import Cache, RowRange, Store, catalog, layout
 from diffcache.cache.checking.faults import Kind
 from diffcache.cache.checking.repair import repair_store
-from diffcache.cache.checking.verify import Verification, store_folders, verify_store
+from diffcache.cache.checking.verify import Verification, verify_store
 from diffcache.cache.exchange.convert import convert_store
 from diffcache.cache.files import sealed
 from diffcache.cache.files.extents import RawFiles
 from diffcache.cache.formats.protocol import get_format
+from diffcache.cache.places import store_folders
 from diffcache.cache.receipts import binding
 from diffcache.cache.rows import Finite, checksum, read_rows
 from diffcache.errors import CacheError, MissingError
@@ -100,7 +101,7 @@ class TestWhole:
             files.write(store.array(LARGE, segment=0).committed, 1024, np.zeros(1024, np.uint8))
             files.write(store.segments[0].marked, 7, np.zeros(1, np.uint8))
         found = verify_store(store)
-        assert (found.status, found.damage) == ("incomplete", ())
+        assert (found.status, found.damage, found.ok) == ("behind", (), False)
         assert {fault.kind for fault in found.behind} == {Kind.COMMITTED, Kind.MARKS}
         with store.writing():
             pass

@@ -38,6 +38,12 @@ def test_recipes(tmp_path: Path) -> None:
     assert told(a, b) == {"recipe preprocessing.fit": ("absent", "'crop'"), "recipe seed": ("0", "7")}
 
 
+def test_values_that_look_like_what_is_said_of_them(tmp_path: Path) -> None:
+    a = made(tmp_path, "a", recipe=recipe(architecture={"a: b": "x here, y there"}))
+    b = made(tmp_path, "b", recipe=recipe(architecture={"a: b": "1 here, 2 there"}))
+    assert told(a, b) == {"recipe architecture.a: b": ("'x here, y there'", "'1 here, 2 there'")}
+
+
 def test_key_format_and_rows(tmp_path: Path) -> None:
     a = made(tmp_path, "a", rows=2600)
     b = made(tmp_path, "b", "hdf5", split="test")

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffcache.cache import Cache, Samples, Store, layout, open_cache
+from diffcache.cache import Cache, RowRange, Samples, Store, layout, open_cache
+from diffcache.cache.checking.verify import verify_store
 from diffcache.cache.derived import open_features
 from diffcache.cache.exchange.convert import convert_store, in_chunks
 from diffcache.cache.formats import compressed
@@ -26,6 +28,7 @@ from diffcache.cache.formats.skeleton import skeleton
 from diffcache.cache.header import Header
 from diffcache.cache.receipts import binding
 from diffcache.cache.rows import copy_rows
+from diffcache.cache.stamps import read_stamps, write_stamps
 from diffcache.errors import CacheError, DependencyError, DiskFullError, MissingError
 from diffcache.events import Progress
 from diffcache.setting import Setting
@@ -54,8 +57,7 @@ def partial(root: Path, format: str = "zarr") -> Store:
         writer.add_segment(samples(700, first=ROWS))
         writer.mark({ROWS + 3: "gone"})
     fill(store, [LARGE, SMALL], leave=1)
-    (store.path / "stamps" / "segment-00000").mkdir(parents=True)
-    (store.path / "stamps" / "segment-00000" / "x.json").write_text("{}")
+    write_stamps(store.path, RowRange(0, 1024, 2048), np.arange(2048).reshape(1024, 2))
     return Store.open(store.path)
 
 
@@ -85,7 +87,7 @@ def content(store: Store) -> dict[str, Any]:
         "receipts": {r.path(Path()).as_posix(): r.path(store.path).read_bytes() for r in store.receipts},
         "settings": store.settings_by_segment,
         "damaged": store.damaged,
-        "stamps": sorted(p.name for p in (store.path / "stamps").rglob("*")),
+        "stamps": {p.relative_to(store.path): p.read_bytes() for p in store.path.glob("stamps/*/*")},
     }
     hashes = store.content_hashes()
     for segment in store.segments:
@@ -156,7 +158,46 @@ class TestRoundTrip:
             assert content(convert(store, tmp_path / f"to{number}", form)) == content(store)
 
 
+class TestStamps:
+    """Only what can be used goes along, whatever lies in their folder."""
+
+    def test_foreign_and_damaged_ones(self, tmp_path: Path) -> None:
+        store = complete(tmp_path / "a")
+        first, second = RowRange(0, 0, 1024), RowRange(0, 1024, 2048)
+        for rows in (first, second):
+            write_stamps(store.path, rows, np.ones((1024, 2), np.int64))
+        folder = store.path / "stamps" / "segment-00000"
+        (folder / "000001024.json").write_text("{}")
+        (folder / "notes.txt").write_text("mine")
+        os.mkfifo(folder / "000002048.json")
+        new = convert(store, tmp_path / "b", PLAIN_HDF5)
+        assert [path.name for path in new.path.glob("stamps/*/*")] == ["000000000.json"]
+        assert np.array_equal(read_stamps(new.path, first), read_stamps(store.path, first))
+        assert verify_store(new).ok
+
+    def test_a_link_to_something_private(self, tmp_path: Path) -> None:
+        store = complete(tmp_path / "a")
+        (tmp_path / "private").mkdir()
+        (tmp_path / "private" / "secret.txt").write_text("secret")
+        (store.path / "stamps").symlink_to(tmp_path / "private")
+        assert not (convert(store, tmp_path / "b", PLAIN_HDF5).path / "stamps").exists()
+
+
 class TestRefusals:
+    def test_rows_that_are_written_meanwhile(self, tmp_path: Path) -> None:
+        """They are not called damaged, which nobody could mend."""
+        store = complete(tmp_path / "a")
+
+        def write_again(event: Any) -> None:
+            if getattr(event, "done", 0):
+                with Store.open(store.path).writing() as writer, writer.begin(RowRange(0, 2048, ROWS), [LARGE]) as part:
+                    part.write(LARGE, 2048, values(LARGE, ROWS - 2048) + 1)
+
+        with pytest.raises(CacheError, match="pool2 of segment 0 rows 2048 to 2599 were written again while") as raised:
+            convert(store, tmp_path / "b", PLAIN_HDF5, on_event=write_again)
+        assert "damaged" not in str(raised.value)
+        assert [path.name for path in (tmp_path / "b").iterdir()] == [".lock"]
+
     def test_damage_stops_it(self, tmp_path: Path) -> None:
         store = complete(tmp_path / "a")
         run = store.array(LARGE, segment=0).features.runs[1]
@@ -165,7 +206,7 @@ class TestRefusals:
             file.write(b"?")
         for form in FORMS:
             with pytest.raises(
-                CacheError, match=r"t90/b24/pool2: segment 0 rows 0 to 1023 .*diffcache verify --repair"
+                CacheError, match=r"t90/b24/pool2 of segment 0 rows 0 to 1023 .*diffcache verify --repair"
             ):
                 convert(store, tmp_path / "b", form)
             assert [p.name for p in (tmp_path / "b").iterdir()] == [".lock"]
@@ -196,8 +237,15 @@ class TestRefusals:
     def test_what_a_killed_conversion_left_goes(self, tmp_path: Path) -> None:
         store = complete(tmp_path / "a")
         (tmp_path / "b" / ".tmp-0123456789abcdef" / "features.zarr").mkdir(parents=True)
+        (tmp_path / "b" / ".tmp-mine").mkdir()
         convert(store, tmp_path / "b", PLAIN_HDF5)
-        assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [".lock", "toys"]
+        assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [".lock", ".tmp-mine", "toys"]
+
+    def test_a_store_near_the_root_of_the_disk(self, tmp_path: Path) -> None:
+        store = complete(tmp_path / "a")
+        with tempfile.TemporaryDirectory() as shallow:
+            shutil.copytree(store.path, shallow, dirs_exist_ok=True)
+            assert content(convert_store(shallow, tmp_path / "b", format="hdf5")) == content(store)
 
     def test_unknown_words(self, tmp_path: Path) -> None:
         store = complete(tmp_path / "a")

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffcache.cache import Features, Samples, Store, convert_store, export_features, layout, open_cache
+from diffcache.cache import Cache, Features, Samples, Store, convert_store, export_features, layout, open_cache
 from diffcache.cache.derived import open_features
 from diffcache.cache.exchange import export
 from diffcache.cache.exchange.export import csv_text
+from diffcache.cache.tidying.garbage import sweep
 from diffcache.errors import CacheError, ConfigError, DependencyError, DiskFullError, MissingError, NotCachedError
 from diffcache.events import Progress
 from diffcache.recipe import Recipe
@@ -289,6 +290,17 @@ class TestRefusals:
         monkeypatch.setattr("diffcache.cache.files.disk._free", lambda path: features.nbytes - 1)
         with pytest.raises(DiskFullError):
             export_features(features, tmp_path / "x.npy")
+
+    def test_into_a_cache_that_others_tidy(self, tmp_path: Path) -> None:
+        store = make(tmp_path / "cache")
+
+        def tidy(event: Any) -> None:
+            assert sweep(Cache(tmp_path / "cache"), delete=True).garbage == ()
+            create(tmp_path / "cache", "zarr", split=f"split{event.done}", rows=1)
+
+        export_features(Features(store, SMALL), tmp_path / "cache" / "x.npy", on_event=tidy)
+        assert np.load(tmp_path / "cache" / "x.npy").tobytes() == Features(store, SMALL)[:].tobytes()
+        assert not list((tmp_path / "cache").glob(".[!l]*"))
 
     @pytest.mark.parametrize("ending", [".npy", ".safetensors", ".parquet"])
     def test_nothing_is_left_of_a_failure(self, tmp_path: Path, ending: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from diffcache.cache import Store, convert_store, export_features, import_features, open_cache
+from diffcache.cache import Features, Store, convert_store, export_features, import_features, open_cache
 from diffcache.cache.exchange import importing
 from diffcache.cache.exchange.importing import IMPORTED, imported_recipe
+from diffcache.cache.files.extents import RawFiles
 from diffcache.errors import CacheError, ConfigError, MissingError, StorageOverflowError
 from diffcache.events import Notice
 from tests.cache.toy import create, fill
@@ -43,6 +46,13 @@ def imported(root: Path, features: Any, **changes: Any) -> Store:
 def write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize("changes", [{"images": "a/b"}, {"split": "../x"}])
+def test_a_name_that_cannot_be_is_refused_before_a_row_is_read(tmp_path: Path, changes: dict[str, str]) -> None:
+    values = np.full((N, 12), np.inf, np.float32)  # whose reading ends with another error
+    with pytest.raises(CacheError, match=next(iter(changes))):
+        imported(tmp_path, values, **changes)
 
 
 class TestStore:
@@ -114,7 +124,56 @@ class TestStore:
         )
 
 
+class TestTogether:
+    """Two imports under one key: the second has waited for the first."""
+
+    @pytest.mark.parametrize("finishes", [True, False])
+    @pytest.mark.parametrize("same", [True, False])
+    def test_the_second_finds_what_the_first_wrote(self, tmp_path: Path, finishes: bool, same: bool) -> None:
+        first, second = made(), made(seed=0 if same else 1)
+        begun, waited_for = threading.Event(), threading.Event()
+
+        def write(event: Any) -> None:
+            if getattr(event, "task", "").startswith("import"):
+                begun.set()
+                assert waited_for.wait(60)
+                if event.done and not finishes:
+                    raise KeyboardInterrupt
+
+        def run() -> None:
+            with suppress(KeyboardInterrupt):
+                imported(tmp_path, first, on_event=write)
+
+        def wait(event: Any) -> None:
+            if "waiting for" in getattr(event, "text", ""):
+                waited_for.set()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        assert begun.wait(60)
+        try:
+            if same:
+                assert imported(tmp_path, second, on_event=wait).is_complete(IMPORTED)
+            else:
+                with pytest.raises(CacheError, match=r"other features.*first in row 0"):
+                    imported(tmp_path, second, on_event=wait)
+        finally:
+            waited_for.set()
+            thread.join()
+        features = Features(open_cache(tmp_path / "cache").stores()[0], IMPORTED, partial=True)
+        rows = features.committed
+        assert rows.sum() == (N if finishes or same else 1024)
+        assert features[np.flatnonzero(rows)].reshape(-1, 12).tobytes() == first[rows].tobytes()
+
+
 class TestOtherContent:
+    def test_damaged_content_hashes_are_not_called_other_features(self, tmp_path: Path) -> None:
+        store = imported(tmp_path, made())
+        with RawFiles(store.path) as files:
+            files.write(store.segments[0].content_hash, 5, np.zeros((1, 32), np.uint8))
+        with pytest.raises(CacheError, match=r"damaged: the content hashes of segment 0 rows 0 to 1023 .*--repair"):
+            imported(tmp_path, made())
+
     @pytest.mark.parametrize("change", ["value", "shape", "stopped"])
     def test_of_features_is_refused(self, tmp_path: Path, change: str) -> None:
         def stop(event: Any) -> None:

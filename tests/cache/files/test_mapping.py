@@ -79,6 +79,16 @@ def test_short_and_missing_files_are_errors_not_signals(tmp_path: Path) -> None:
         mapping.map_blocks(tmp_path, extents)
 
 
+def test_runs_end_where_a_file_may() -> None:
+    """What is behind is no offset that the system takes."""
+    last = 2**63 - 1 - 5 * ROW
+    plain = Extents("uint8", (5, ROW), 5, (Run("a", last, 5),)).plain()
+    assert Extents.from_plain(plain, where="x").runs[0].offset == last
+    plain["runs"][0][1] += 1
+    with pytest.raises(CacheError, match=r"x: damaged: a run ends at 2\*\*63 bytes"):
+        Extents.from_plain(plain, where="x")
+
+
 def test_raw_writes_and_reads(tmp_path: Path) -> None:
     extents, data = make(tmp_path, [8, 8, 5], offset=64)
     new = np.full((12, ROW), 7, np.uint8)

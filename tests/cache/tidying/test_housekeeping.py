@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -161,6 +162,23 @@ class TestRemoveStore:
         (store.path / "store.json").write_text("{}")
         remove_store(store.path)
         assert tree(tmp_path) == []
+
+    @pytest.mark.parametrize("lost", [("store.json",), ("store.json", "segments")])
+    def test_one_that_has_lost_its_store_json(self, tmp_path: Path, lost: tuple[str, ...]) -> None:
+        cache, store = create(tmp_path / "cache", "zarr", rows=10)
+        fill(store)
+        for name in lost:
+            disk.remove(store.path / name)
+        assert len(cache.damaged) == 1
+        assert "its store.json is gone" in cache.damaged[0]
+        copy = tmp_path / "home" / "mine" / store.path.name
+        shutil.copytree(store.path, copy)
+        if "segments" not in lost:  # they say what it is, and so where its place is
+            with pytest.raises(CacheError, match="expected a store's place in a cache, CACHE/toys/train/"):
+                remove_store(copy)
+        remove_store(store.path)
+        assert tree(tmp_path / "cache") == []
+        assert copy.exists()
 
     def test_what_is_not_at_a_store_s_place_is_refused(self, tmp_path: Path) -> None:
         _, store = create(tmp_path / "cache", "zarr", rows=10)
@@ -359,15 +377,45 @@ class TestSweep:
         (tmp_path / "papers" / "x").mkdir(parents=True)
         (tmp_path / "papers" / "x" / "a.pdf").write_text("mine")
         found = swept(Cache(tmp_path))
-        assert names(found, tmp_path) == [
-            ".foreign", ".tmp-0123456789abcdef", "old/test", "old/train", "old", "toys/val",
-        ]  # fmt: skip
-        assert found.nbytes == 1010
-        assert found.garbage[1].nbytes == 1000
+        assert names(found, tmp_path) == [".tmp-0123456789abcdef", "old/test", "old/train", "old", "toys/val"]
+        assert found.nbytes == found.garbage[0].nbytes == 1000
+        (line,) = found.skipped
+        assert re.search(r"\.foreign: 10 bytes that repairs have put aside.*gc --foreign", line)
+        assert (tmp_path / ".foreign" / "deep" / "y").exists()
+        assert names(sweep(Cache(tmp_path), delete=True, foreign=True), tmp_path) == [".foreign"]
+        assert not (tmp_path / ".foreign").exists()
         assert (tmp_path / ".tmp-mine").exists()
         assert (tmp_path / "with space").exists()
         assert (tmp_path / "papers" / "x" / "a.pdf").exists()
         whole(store, LARGE)
+
+    @pytest.mark.parametrize("delete", [True, False])
+    @pytest.mark.parametrize("unfinished", [True, False])
+    def test_the_trace_of_a_killed_writer_stays(self, store: Store, delete: bool, unfinished: bool) -> None:
+        """The next writer still has something to set right."""
+        (store.path / "lock").write_text("{}" if unfinished else "")
+        assert sweep(Cache(store.path.parents[2]), delete=delete).skipped == ()
+        assert store.unfinished is unfinished
+
+    def test_a_link_out_of_a_store(self, tmp_path: Path, store: Store) -> None:
+        """Nothing of another store goes, whose listings are not in this one."""
+        with store.writing() as writer:
+            writer.add_segment(samples(50, first=ROWS))
+        fill(store, [LARGE])
+        _, other = create(tmp_path / "other", store.format, rows=ROWS)
+        features = f"features.{store.format}"
+        shutil.rmtree(other.path / features)
+        (other.path / features).symlink_to(store.path / features)
+        found = swept(Cache(tmp_path / "other"))
+        assert found.garbage == ()
+        assert f"{other.path / features}: damaged: a symbolic link" in found.skipped[0]
+        assert np.array_equal(Features(Store.open(store.path), LARGE)[:], values(LARGE, ROWS + 50))
+
+    def test_a_store_without_its_store_json(self, tmp_path: Path, store: Store) -> None:
+        (store.path / "store.json").unlink()
+        found = swept(Cache(tmp_path))
+        assert found.garbage == ()
+        assert "its store.json is gone" in found.skipped[0]
 
     def test_what_is_no_cache(self, tmp_path: Path) -> None:
         for name in (".tmp-0123456789abcdef", "empty"):
@@ -469,7 +517,7 @@ class TestSweep:
         found = swept(Cache(tmp_path))
         assert found.garbage == ()
         assert len(found.skipped) == 1
-        assert "segment-00001: this segment is not listed, but receipts speak of it" in found.skipped[0]
+        assert "segment-00001: this segment is not listed, but receipts or listings speak of it" in found.skipped[0]
 
     def test_where_somebody_writes(self, tmp_path: Path, store: Store) -> None:
         (store.path / "tmp" / "x").write_text("of a living writer")

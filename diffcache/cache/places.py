@@ -1,0 +1,81 @@
+"""Places: which folders of a cache are stores, and which cache a store's folder stands in."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from diffcache.cache.catalog import ARRAYS, SEGMENTS
+from diffcache.cache.files import sealed
+from diffcache.cache.files.disk import is_draft, remove
+from diffcache.cache.header import HEADER, Header
+from diffcache.cache.receipts import FOLDER as RECEIPTS
+from diffcache.errors import CacheError, DiffcacheError, MissingError
+
+ROOT_LOCK = ".lock"
+"""In a cache's root: held by whoever makes or removes whole stores."""
+
+FOREIGN = ".foreign"
+"""Folder in a cache's root where repairs put what is not the store's."""
+
+_DIGITS = re.compile("[0-9a-f]{16}")
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder is a store's, also where the store has lost its ``store.json``."""
+    return any((path / name).exists() for name in (HEADER, SEGMENTS, ARRAYS, RECEIPTS))
+
+
+def store_folders(root: Path) -> list[Path]:
+    """The folders of a cache where stores are, also those that have lost the file that says so.
+
+    Args:
+        root: the cache's folder.
+    """
+    return sorted(path for path in root.glob("[!.]*/[!.]*/[!.]*") if is_store(path))
+
+
+def remove_drafts(root: Path) -> None:
+    """Remove the drafts of killed makers and removers of stores; who holds the root's lock knows that none is alive."""
+    for path in root.iterdir():
+        if is_draft(path.name):
+            remove(path)
+
+
+def no_header(path: Path) -> DiffcacheError:
+    """The error for a folder without ``store.json``: MissingError where it is no store's."""
+    if not is_store(path):
+        return MissingError(f"{path}: no store is here (a store has a {HEADER})")
+    return CacheError(
+        f"{path}: damaged: its {HEADER} is gone; `diffcache verify --repair {path}` makes it again from what the "
+        f"segments say"
+    )
+
+
+def read_header(path: Path) -> Header | None:
+    """What a store says it is: its ``store.json``, or where that is damaged, the first segment that repeats it."""
+    with suppress(DiffcacheError, OSError):
+        return Header.read(path / HEADER)
+    for file in sorted((path / SEGMENTS).glob("segment-*.json")):
+        with suppress(DiffcacheError, OSError):
+            return Header.from_plain(sealed.mapping(sealed.read_sealed(file).get("store"), file), file)
+    return None
+
+
+def place_of(header: Header) -> tuple[str, str, str]:
+    """Where a cache puts a store: images, split, the fingerprint's first 16 digits."""
+    return (header.images, header.split, header.recipe.fingerprint[:16])
+
+
+def cache_of(path: Path, header: Header | None) -> Path | None:
+    """The root of the cache that a store's folder stands in; None where it stands elsewhere, as a copy does.
+
+    Args:
+        path: the folder.
+        header: what the store is. Where no file says so, the name of the folder alone decides.
+    """
+    *above, name = path.parts[-3:]
+    if len(above) != 2 or len(path.parents) < 3 or not _DIGITS.fullmatch(name):
+        return None
+    return path.parents[2] if header is None or (*above, name) == place_of(header) else None
