@@ -109,7 +109,7 @@ def _folder(which: str, cache: str) -> Path:
 def _print(checked: Checked) -> None:
     after = checked.after or checked.before
     name = printable(short_place(checked.path))
-    was = "" if checked.after is None or checked.before.status == checked.status else f", was {checked.before.status}"
+    was = "" if checked.after is None or checked.found == checked.status else f", was {checked.found}"
     click.echo(f"{name}: {checked.status}{was}; {_read(after)}")
     _lines("damaged", map(str, checked.before.damage))
     if checked.repair is not None:

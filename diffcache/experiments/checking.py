@@ -62,6 +62,11 @@ class Checked:
     failed: DiffcacheError | None = None
 
     @property
+    def found(self) -> str:
+        """The status as it was found, what is lacking left aside where the store is there."""
+        return self.before.status if self.before.rows or self.before.damage else "incomplete"
+
+    @property
     def status(self) -> str:
         """``well``, ``behind``, ``incomplete`` or ``damaged``, as it was left."""
         found = (self.after or self.before).status
@@ -129,7 +134,7 @@ def check_pipeline(
             imported_stores(pipeline, cache)  # says what is lacking, and how to import it
         return
     stores = list(_stores(pipeline, pipeline_settings(pipeline, settings)))
-    if not stores:
+    if not any(one.path.is_dir() for one in stores):
         raise NotCachedError(
             f"{pipeline.cache}: there is no store of {pipeline.images.name} by this pipeline's recipe; extract it first"
         )
@@ -149,7 +154,7 @@ def tried(check: Callable[[], Checked]) -> Checked | DiffcacheError:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a store of a pipeline is, whether or not it can be opened."""
+    """Where a store of a pipeline is or should be."""
 
     path: Path
     split: str
@@ -159,14 +164,14 @@ class _Place:
 
 
 def _stores(pipeline: Pipeline, wanted: Sequence[Setting]) -> Iterator[_Place]:
-    """The stores that are there; of several precisions only the one that would be used has to have what is wanted."""
+    """The stores that are there or should be: of several precisions only the one that is used has what is wanted."""
     cache = open_cache(pipeline.cache)
     chosen = chosen_recipe(pipeline, cache, wanted, any_device=True)
     recipes = [pipeline_recipe(pipeline, precision=precision) for precision in possible_precisions(pipeline)]
     needs = [(need, recipe == chosen) for recipe in recipes for need in network_needs(pipeline, recipe, wanted)]
     for need, used in (*needs, *((need, True) for need in pixel_needs(pipeline))):
         path = cache.place(images=pipeline.images.name, split=need.split, recipe=need.recipe)
-        if path.is_dir():
+        if path.is_dir() or used:
             yield _Place(path, need.split, need.card, need.recipe, need.settings if used else ())
 
 
@@ -185,6 +190,8 @@ class _Check:
 
     def run(self, *, recompute: int, repair: bool) -> Checked:
         path = self.place.path
+        if not path.is_dir():
+            return self._absent(repair=repair)
         checked = Checked(path, verify_store(path, on_event=self.on_event))
         try:
             if repair and checked.before.status != "well":
@@ -203,6 +210,18 @@ class _Check:
         if written or (repair and checked.failed is not None):
             checked = replace(checked, after=verify_store(path, on_event=self.on_event))
         return replace(checked, lacking=self._lacking())
+
+    def _absent(self, *, repair: bool) -> Checked:
+        """A store that nobody has extracted, or that somebody has removed."""
+        path, settings = self.place.path, self.place.settings
+        checked = Checked(path, Verification.of_nothing(path), lacking=settings)
+        if not repair:
+            return checked
+        try:
+            done = self._extract(settings, self.source)
+        except DiffcacheError as error:
+            return replace(checked, failed=error)
+        return replace(checked, computed=done, after=verify_store(path, on_event=self.on_event), lacking=())
 
     def _repair(self) -> Repair:
         samples = Samples(self.source.ids, self.source.labels, self.source.class_names)
@@ -281,11 +300,14 @@ class _Check:
         matching = match(store, self.source)
         here = matching.rows[matching.rows >= 0]
         source = Subset(self.source, here) if matching.added and len(here) else self.source
+        return self._extract(sorted(wanted), source)
+
+    def _extract(self, settings: Sequence[Setting], source: ImageSource) -> int:
         done = extract_into(
             self.pipeline,
             self.place.card,
             self.place.recipe,
-            sorted(wanted),
+            settings,
             source=source,
             split=self.place.split,
             derive=False,

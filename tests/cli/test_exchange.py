@@ -89,9 +89,7 @@ class TestConvert:
 
     def test_refusals(self, tmp_path: Path, store: Store) -> None:
         assert "is the store's own cache" in fails("convert", store.path, "--to", tmp_path / "cache")
-        assert "no store with a fingerprint" in fails(
-            "convert", "beef", "--cache", tmp_path / "cache", "--to", tmp_path / "b"
-        )
+        assert "no store is named" in fails("convert", "beef", "--cache", tmp_path / "cache", "--to", tmp_path / "b")
         assert call("convert", store.path).exit_code == 2
 
 

@@ -75,9 +75,7 @@ class TestDiff:
         result = call("diff", name, name, "--cache", tmp_path / "cache")
         assert result.exit_code == 1
         assert result.stdout == ""
-        assert result.stderr == (
-            f"diffcache: '{name}' names 2 stores; name one: toys/test/{name}, toys/train/{name}\n"
-        )
+        assert result.stderr == (f"diffcache: '{name}' names 2 stores; name one: toys/test/{name}, toys/train/{name}\n")
         result = call("diff", "zz\x1b[31m", name, "--cache", tmp_path / "cache")
         assert result.exit_code == 1
         assert "no store is named 'zz\\x1b[31m'; there are " in result.stderr

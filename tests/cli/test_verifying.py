@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,18 @@ def test_settings_that_the_pipeline_asks_for_and_nobody_extracted(world):
     assert "incomplete: not there at all: t 200: b 3, 4 x pool 1, 4" in out
     status, out, err = call("verify", world.file, "--repair")
     assert status == 0, out + err
+
+
+def test_a_store_that_is_gone(world):
+    before = values(world)
+    shutil.rmtree(store_of(world).path)
+    status, out, _ = call("verify", world.file)
+    assert status == 3
+    assert out.count("incomplete: not there at all") == 1
+    status, out, err = call("verify", world.file, "--repair")
+    assert status == 0, out + err
+    assert ": well, was incomplete; " in out
+    assert values(world) == before
 
 
 def test_every_kind_of_damage_with_images_and_network_at_hand(world):

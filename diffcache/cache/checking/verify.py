@@ -52,6 +52,11 @@ class Verification:
     nbytes: int
     seconds: float
 
+    @classmethod
+    def of_nothing(cls, path: Path) -> Verification:
+        """Of a store that is not there."""
+        return cls(path, (), {}, (), (), 0, 0, 0, 0.0)
+
     @property
     def ok(self) -> bool:
         """Whether the store is whole: nothing damaged, nothing missing, nothing behind."""
