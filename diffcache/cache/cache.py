@@ -13,18 +13,15 @@ from diffcache.cache.features import Features, listed
 from diffcache.cache.files import sealed
 from diffcache.cache.files.disk import (
     disk_full,
-    draft_name,
     flush_tree,
     make_folder,
-    move_in,
-    remove,
     write_whole,
 )
 from diffcache.cache.files.lock import hold
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.header import HEADER, Header
-from diffcache.cache.layout import checked_name, range_rows, segment_name
-from diffcache.cache.places import ROOT_LOCK, is_store, no_header, remove_drafts, store_folders
+from diffcache.cache.layout import TMP, checked_name, range_rows, segment_name
+from diffcache.cache.places import ROOT_LOCK, drafted, is_store, no_header, remove_drafts, store_folders
 from diffcache.cache.samples import Samples, compare_samples
 from diffcache.cache.store import LOCK, Store
 from diffcache.cache.writer import create_segment
@@ -235,7 +232,8 @@ class Cache:
                 if place.exists() and not (place / HEADER).exists():
                     raise no_header(place)
                 if not place.exists():
-                    _build(self.root / draft_name(), place, header, samples)
+                    with drafted(place, root=self.root) as draft:
+                        _build(draft, header, samples)
         store = Store.open(place)
         _require_same(store, recipe, samples, format)
         return store
@@ -246,25 +244,18 @@ def _range_rows(group_size: int, recipe: Recipe) -> int:
     return range_rows(group_size, image_size=size if isinstance(size, int) and size > 0 else 1)
 
 
-def _build(draft: Path, place: Path, header: Header, samples: Samples) -> None:
-    """The whole store under another name, then renamed."""
-    format_ = get_format(header.format)
-    try:
-        make_folder(draft)
-        tmp, folder = draft / "tmp", draft / format_.folder
-        with disk_full(place, 0):
-            format_.create_root(folder, header.attributes())
-        segment = create_segment(format_, folder / segment_name(0), samples, header, number=0, first_row=0)
-        flush_tree(folder)
-        write_whole(catalog.segment_path(draft, 0), segment.seal(), tmp=tmp)
-        with disk_full(place, 0):
-            (draft / LOCK).touch()
-        write_whole(draft / HEADER, sealed.seal(header.plain()), tmp=tmp)
-        make_folder(place.parent)
-        move_in(draft, place)
-    except BaseException:
-        remove(draft)
-        raise
+def _build(store: Path, header: Header, samples: Samples) -> None:
+    """All files of a new store; the header last."""
+    format_, tmp = get_format(header.format), store / TMP
+    folder = store / format_.folder
+    with disk_full(store, 0):
+        format_.create_root(folder, header.attributes())
+    segment = create_segment(format_, folder / segment_name(0), samples, header, number=0, first_row=0)
+    flush_tree(folder)
+    write_whole(catalog.segment_path(store, 0), segment.seal(), tmp=tmp)
+    with disk_full(store, 0):
+        (store / LOCK).touch()
+    write_whole(store / HEADER, sealed.seal(header.plain()), tmp=tmp)
 
 
 def _require_recipe(store: Store, recipe: Recipe) -> None:

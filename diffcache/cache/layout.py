@@ -16,6 +16,9 @@ CHUNK_BYTES = 64 * 2**20
 RANGE_ROWS = 1024
 RANGE_PIXELS = 2**24
 
+TMP = "tmp"
+"""Folder of a store where files are written before they are whole."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SEGMENT = re.compile(r"segment-(\d{5})")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffcache.cache.files.disk import flush_folder, remove, write_whole
 from diffcache.cache.files.extents import RawFiles
-from diffcache.cache.layout import RowRange
+from diffcache.cache.layout import TMP, RowRange
 from diffcache.cache.receipts import Receipt, binding
 from diffcache.cache.stamps import Stamps, write_stamps
 from diffcache.cache.statistics import Moments, combine, measure
@@ -27,7 +27,7 @@ def revoke(store: Store, receipt: Receipt, settings: frozenset[Setting]) -> None
     """Let a receipt speak of the other settings only; it goes where there are none."""
     left = receipt.without(settings)
     if left is not None:
-        write_whole(left.path(store.path), left.seal(), tmp=store.path / "tmp")
+        write_whole(left.path(store.path), left.seal(), tmp=store.path / TMP)
     path = receipt.path(store.path)
     remove(path)
     flush_folder(path.parent)
@@ -200,7 +200,7 @@ class Part:
                 setting: combined for setting in self.settings if (combined := combine(self._moments[setting]))
             },
         )
-        write_whole(receipt.path(store.path), receipt.seal(), tmp=store.path / "tmp")
+        write_whole(receipt.path(store.path), receipt.seal(), tmp=store.path / TMP)
         store.ledger.add(receipt)
         self._mask(self.settings, 1)  # may be lost in a crash; the next writer sets it by the receipts
         if stamps is not None:

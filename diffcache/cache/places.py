@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from diffcache.cache.catalog import ARRAYS, SEGMENTS
 from diffcache.cache.files import sealed
-from diffcache.cache.files.disk import is_draft, remove
+from diffcache.cache.files.disk import draft_name, is_draft, make_folder, move_in, remove
 from diffcache.cache.header import HEADER, Header
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.errors import CacheError, DiffcacheError, MissingError
@@ -41,6 +42,20 @@ def remove_drafts(root: Path) -> None:
     for path in root.iterdir():
         if is_draft(path.name):
             remove(path)
+
+
+@contextmanager
+def drafted(place: Path, *, root: Path) -> Iterator[Path]:
+    """A folder in a cache's root that becomes ``place`` where the block ends well; otherwise nothing of it stays."""
+    draft = root / draft_name()
+    try:
+        make_folder(draft)
+        yield draft
+        make_folder(place.parent)
+        move_in(draft, place)
+    except BaseException:
+        remove(draft)
+        raise
 
 
 def no_header(path: Path) -> DiffcacheError:

@@ -12,7 +12,7 @@ import numpy as np
 
 from diffcache.cache.files import sealed
 from diffcache.cache.files.disk import write_whole
-from diffcache.cache.layout import RowRange, segment_name
+from diffcache.cache.layout import TMP, RowRange, segment_name
 from diffcache.errors import CacheError, DiffcacheError
 from diffcache.recipe import FORMAT_VERSION, Plain
 
@@ -56,7 +56,7 @@ def write_stamps(root: Path, rows: RowRange, stamps: Stamps) -> None:
     """Replace the stamps of a range where they changed; nothing is written of images that have none."""
     if not stamps.any() or np.array_equal(read_stamps(root, rows), stamps):
         return
-    write_whole(stamps_path(root, rows), seal_stamps(rows, stamps), tmp=root / "tmp")
+    write_whole(stamps_path(root, rows), seal_stamps(rows, stamps), tmp=root / TMP)
 
 
 def seal_stamps(rows: RowRange, stamps: Stamps) -> bytes:

@@ -25,7 +25,7 @@ from diffcache.cache.files.disk import (
 from diffcache.cache.files.extents import Extents, RawFiles
 from diffcache.cache.formats.protocol import ArraySpec, Format, get_format
 from diffcache.cache.formats.skeleton import skeleton
-from diffcache.cache.layout import RowRange, array_name, segment_name, segment_number
+from diffcache.cache.layout import TMP, RowRange, array_name, segment_name, segment_number
 from diffcache.cache.orphans import array_entries, is_spoken_of, unlisted_arrays
 from diffcache.cache.part import Part, revoke
 from diffcache.cache.receipts import Receipt
@@ -49,7 +49,7 @@ class Writer:
         self.store = store
         self._on_event = on_event
         self._root = store.path
-        self._tmp = store.path / "tmp"
+        self._tmp = store.path / TMP
 
     @property
     def _format(self) -> Format:

@@ -16,7 +16,7 @@ from diffcache.cache.files import sealed
 from diffcache.cache.files.extents import Extents
 from diffcache.cache.formats.protocol import Format, get_format
 from diffcache.cache.header import HEADER, Header
-from diffcache.cache.layout import RowRange, ranges, segment_name
+from diffcache.cache.layout import TMP, RowRange, ranges, segment_name
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.rows import PIECE, open_file, read_raw
@@ -24,8 +24,6 @@ from diffcache.cache.stamps import STAMPS
 from diffcache.cache.store import LOCK, Store
 from diffcache.errors import CacheError
 from diffcache.setting import Setting
-
-TMP = "tmp"
 
 
 @dataclass

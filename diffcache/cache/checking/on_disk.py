@@ -13,11 +13,11 @@ import numpy as np
 
 from diffcache.cache.catalog import Segment
 from diffcache.cache.checking.faults import Fault, Kind
-from diffcache.cache.checking.findings import TMP, Look, names
+from diffcache.cache.checking.findings import Look, names
 from diffcache.cache.checking.records import STAMP_NAME
 from diffcache.cache.files.extents import Extents
 from diffcache.cache.formats.skeleton import skeleton
-from diffcache.cache.layout import array_name, segment_name
+from diffcache.cache.layout import TMP, array_name, segment_name
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import NAME as RECEIPT_NAME
 from diffcache.cache.samples import Samples

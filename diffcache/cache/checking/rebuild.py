@@ -18,13 +18,13 @@ import numpy as np
 
 from diffcache.cache import catalog
 from diffcache.cache.catalog import Segment, StoredArray
-from diffcache.cache.checking.findings import TMP, Inspection
+from diffcache.cache.checking.findings import Inspection
 from diffcache.cache.checking.withdrawal import withdraw
 from diffcache.cache.files.disk import flush_folder, flush_tree, make_folder, remove, require_room, write_whole
 from diffcache.cache.files.extents import Extents, RawFiles
 from diffcache.cache.formats.protocol import ArraySpec
 from diffcache.cache.formats.skeleton import skeleton
-from diffcache.cache.layout import RowRange, ranges
+from diffcache.cache.layout import TMP, RowRange, ranges
 from diffcache.cache.part import revoke
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.rows import PIECE, checksum, read_raw

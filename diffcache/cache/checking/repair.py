@@ -16,7 +16,7 @@ import numpy as np
 
 from diffcache.cache import catalog
 from diffcache.cache.checking.faults import Fault, Kind
-from diffcache.cache.checking.findings import TMP, Inspection
+from diffcache.cache.checking.findings import Inspection
 from diffcache.cache.checking.inspection import inspect
 from diffcache.cache.checking.rebuild import LostError, rebuild_array, rebuild_segment
 from diffcache.cache.checking.verify import check_rows, processors
@@ -26,7 +26,7 @@ from diffcache.cache.files.disk import flush_folder, make_folder, remove, write_
 from diffcache.cache.files.extents import RawFiles
 from diffcache.cache.files.lock import hold
 from diffcache.cache.header import HEADER, Header
-from diffcache.cache.layout import RowRange, array_name, ranges, short_place
+from diffcache.cache.layout import TMP, RowRange, array_name, ranges, short_place
 from diffcache.cache.part import revoke
 from diffcache.cache.places import FOREIGN, cache_of
 from diffcache.cache.receipts import Receipt

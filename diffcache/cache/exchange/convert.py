@@ -17,12 +17,8 @@ from diffcache.cache.catalog import Segment, StoredArray
 from diffcache.cache.files import sealed
 from diffcache.cache.files.disk import (
     disk_full,
-    draft_name,
     flush_tree,
-    make_folder,
-    move_in,
     read_small,
-    remove,
     require_room,
 )
 from diffcache.cache.files.extents import RawFiles
@@ -32,7 +28,7 @@ from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.formats.skeleton import skeleton
 from diffcache.cache.header import HEADER, Header
 from diffcache.cache.layout import RowRange, array_name, ranges, segment_name
-from diffcache.cache.places import ROOT_LOCK, remove_drafts
+from diffcache.cache.places import ROOT_LOCK, drafted, remove_drafts
 from diffcache.cache.receipts import Receipt, binding
 from diffcache.cache.rows import copy_rows
 from diffcache.cache.samples import Samples
@@ -98,17 +94,10 @@ def convert_store(
             )
         remove_drafts(target.root)
         _require_room(source, target.root, compressed=compression is not None)
-        draft = target.root / draft_name()
-        try:
-            make_folder(draft)
+        with drafted(place, root=target.root) as draft:
             with disk_full(place, 0):
                 _Conversion(source, draft, header, on_event).all()
             flush_tree(draft)
-            make_folder(place.parent)
-            move_in(draft, place)
-        except BaseException:
-            remove(draft)
-            raise
     return Store.open(place)
 
 

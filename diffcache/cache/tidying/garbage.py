@@ -13,7 +13,7 @@ from diffcache.cache.cache import Cache
 from diffcache.cache.files.disk import bytes_below, flush_folder, is_draft, refuse_links, remove
 from diffcache.cache.files.lock import hold
 from diffcache.cache.formats.protocol import Format, get_format
-from diffcache.cache.layout import segment_name, segment_number, sized
+from diffcache.cache.layout import TMP, segment_name, segment_number, sized
 from diffcache.cache.orphans import is_spoken_of, unlisted_arrays
 from diffcache.cache.part import revoke
 from diffcache.cache.places import FOREIGN, ROOT_LOCK, store_folders
@@ -165,7 +165,7 @@ def _of_store(store: Store, skipped: list[str]) -> Iterator[_Item]:
     """Garbage of a store whose lock is held."""
     refuse_links(store.path)
     store.refresh()
-    tmp, format_ = store.path / "tmp", get_format(store.format)
+    tmp, format_ = store.path / TMP, get_format(store.format)
     count = len(store.segments)  # damaged listings of segments end it here, before anything goes
     for path in sorted(tmp.iterdir()) if _folder(tmp) else ():
         yield _whole(path, "left by a killed writer")

@@ -11,7 +11,7 @@ from diffcache.cache.features import listed
 from diffcache.cache.files.disk import bytes_below, draft_name, flush_folder, make_folder, remove
 from diffcache.cache.files.lock import hold
 from diffcache.cache.formats.protocol import get_format
-from diffcache.cache.layout import array_name, segment_name
+from diffcache.cache.layout import TMP, array_name, segment_name
 from diffcache.cache.part import revoke
 from diffcache.cache.places import ROOT_LOCK, cache_of, is_store, no_header, place_of, read_header
 from diffcache.cache.store import LOCK, Store
@@ -129,7 +129,7 @@ def remove_settings(store: Store, settings: Iterable[Setting], *, on_event: OnEv
 
 def _discard(store: Store, path: Path) -> None:
     """Out of the readers' sight in one step, then removed."""
-    tmp = store.path / "tmp"
+    tmp = store.path / TMP
     make_folder(tmp)
     doomed = tmp / f"{draft_name()}.{path.name[:100]}"
     path.rename(doomed)
