@@ -88,7 +88,7 @@ def _print_costs(plan: Plan) -> None:
         about = f"at most about {clock(plan.seconds)}, a guess" if made.guess else f"about {clock(plan.seconds)}"
         smaller = f", where those of the extraction have {made.asked}" if made.guess else ""
         time = (
-            f"{about}: {forward} images/s through the network in groups of {made.group_size}{smaller}{weights}, "
+            f"{about}: {forward} passes/s through the network in groups of {made.group_size}{smaller}{weights}, "
             f"{decode} images/s decoded beside it; measured just now"
         )
     facts = {

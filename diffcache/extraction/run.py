@@ -230,7 +230,7 @@ class _Run:
         """Compute and commit every range; how many images passed the network, and in how many seconds."""
         total, done = sum(part.images for part in work), 0
         began = time.perf_counter()
-        self.on_event(Progress(self.task, 0, total))
+        self.on_event(Progress(self.task, 0, total, "passes"))
         with ExitStack() as stack:
             stack.callback(self._close_parts)
             pressed = stack.enter_context(interrupts_held())
@@ -240,7 +240,7 @@ class _Run:
                 values, arrived = self._forward(item)
                 behind.submit(self._write, item.group, item.pass_, values, arrived)
                 done += item.group.stop - item.group.start
-                self.on_event(Progress(self.task, done, total))
+                self.on_event(Progress(self.task, done, total, "passes"))
                 if pressed():
                     behind.wait()
                     raise self._interrupted(work, done)

@@ -38,4 +38,4 @@ def test_a_time_of_smaller_groups_is_called_a_guess(
     world = tiny.make(tmp_path / "world", train=2, test=1)
     made = Calibration(0.05, 0.001, timed, 8, real_weights=True)
     monkeypatch.setattr(planning, "_calibrate", lambda *_: made)
-    assert f"time        {line}20 images/s through the network in groups of {timed}" in plan(world)
+    assert f"time        {line}20 passes/s through the network in groups of {timed}" in plan(world)
