@@ -5,6 +5,7 @@ ARGS     ?=
 PYTHON   ?= python3
 PIP_ARGS ?=
 ONLY     ?=
+WORKERS  ?= -n 2 --dist loadfile
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -40,10 +41,10 @@ verify: $(READY)  ## Check every byte of the stores of PIPELINE; ARGS=--repair p
 	$(BIN)/diffcache verify $(PIPELINE) $(ARGS)
 
 test: $(READY)  ## The tests, some minutes
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-slow: $(READY)  ## All tests, with those that take long
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest -m "" $(WORKERS) $(ARGS)
 
 lint: $(READY)  ## Style and types
 	$(BIN)/ruff check .

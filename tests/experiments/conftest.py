@@ -4,10 +4,11 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
-from tests import tiny
+from tests import command, tiny
 
 
 @pytest.fixture
@@ -18,12 +19,18 @@ def world(tmp_path):
 
 @pytest.fixture
 def diffcache(tmp_path):
-    """Runs the real command line in a process of its own: (exit status, standard output, standard error)."""
+    """Runs the command line: (exit status, standard output, standard error)."""
+    return partial(command.run, XDG_CACHE_HOME=str(tmp_path / "user-cache"))
+
+
+@pytest.fixture
+def process(tmp_path):
+    """The same in a process of its own."""
 
     def run(*args, **environment):
-        command = [sys.executable, "-m", "diffcache", *map(str, args)]
+        started = [sys.executable, "-m", "diffcache", *map(str, args)]
         settings = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "user-cache"), **environment}
-        done = subprocess.run(command, check=False, capture_output=True, text=True, env=settings, timeout=200)
+        done = subprocess.run(started, check=False, capture_output=True, text=True, env=settings, timeout=200)
         return done.returncode, done.stdout, done.stderr
 
     return run

@@ -19,17 +19,17 @@ from diffcache.heads import find_runs
 from tests import tiny
 
 
-def test_train_heads_from_nothing_then_from_the_cache_then_without_images_and_weights(world, diffcache):
-    status, out, err = diffcache("train-heads", world.file)
+def test_train_heads_from_nothing_then_from_the_cache_then_without_images_and_weights(world, process):
+    status, out, err = process("train-heads", world.file)
     assert status == 0, err
     assert "raw pixels" in out
     assert len(re.findall(r"^linear +t\d+/b\d/pool\d", out, re.M)) == 8
     assert len(re.findall(r"^attention +t\d+/b\d/pool\d", out, re.M)) == 1
     assert "best linear over raw pixels" in out
     assert "best other (attention) over best linear" in out
-    assert re.search(r"extract textures/train \(tiny\): 84/84 images", err)
+    assert re.search(r"extract textures/train \(tiny\): 84/84 passes", err)
 
-    status, again, err = diffcache("train-heads", world.file)
+    status, again, err = process("train-heads", world.file)
     assert status == 0, err
     assert "8 settings found" in err
     assert "extract" not in err
@@ -39,7 +39,7 @@ def test_train_heads_from_nothing_then_from_the_cache_then_without_images_and_we
     # Stage two alone: no images, no weights; another head on what the stores recorded.
     shutil.rmtree(world.folder / "images")
     world.weights.unlink()
-    status, out, err = diffcache("train-heads", world.file, "--head", "mlp", "--setting", "t5/b4/pool4")
+    status, out, err = process("train-heads", world.file, "--head", "mlp", "--setting", "t5/b4/pool4")
     assert status == 0, err
     assert "using the cached features of recipe" in err
     assert re.search(r"^mlp +t5/b4/pool4", out, re.M)
@@ -75,9 +75,9 @@ def test_options_override_the_file(world, diffcache, tmp_path):
     assert [str(setting) for setting in store.settings] == ["t7/b2/pool1"]
 
 
-def test_the_same_runs_twice_over_are_equal(world, diffcache):
+def test_the_same_runs_twice_over_are_equal(world, process):
     for runs in ("a", "b"):
-        assert diffcache("train-heads", world.file, "--runs", world.folder / runs)[0] == 0
+        assert process("train-heads", world.file, "--runs", world.folder / runs)[0] == 0
     first, second = (find_runs(world.folder / runs) for runs in ("a", "b"))
     assert len(first) == len(second) == 10
     for a, b in zip(first, second, strict=True):

@@ -349,7 +349,7 @@ def test_progress_counts_every_image_once_a_pass(world):
     said = []
     run(world, on_event=said.append)
     progress = [event for event in said if isinstance(event, Progress)]
-    assert progress[0] == Progress("extract textures/train (tiny)", 0, 84)
+    assert progress[0] == Progress("extract textures/train (tiny)", 0, 84, "passes")
     assert progress[-1] == replace(progress[0], done=84)
     assert [p.done for p in progress] == sorted(p.done for p in progress)
 
