@@ -53,7 +53,7 @@ def run_train_heads(
 
         features = _features(pipeline, recipe, on_event)
         result = train_pipeline(pipeline, features, on_event=on_event)
-    from diffcache.cli.tables import print_heads
+    from diffcache.cli.results import print_heads
 
     print_heads(result, pipeline)
 

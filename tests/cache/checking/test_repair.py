@@ -29,16 +29,6 @@ from tests.cache.toy import CLASSES, LARGE, OTHER, ROWS, SHAPES, SMALL, create, 
 GROWN = 700
 
 
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "CHUNK_BYTES", 48 * 1024)
-
-
-@pytest.fixture(params=["zarr", "hdf5"])
-def format(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 @pytest.fixture
 def store(tmp_path: Path, format: str) -> Store:
     """Two segments, complete, with a mark in each, made before the rows."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffcache.cache import Cache, RowRange, Store, catalog, layout
+from diffcache.cache import Cache, RowRange, Store, catalog
 from diffcache.cache.checking.faults import Kind
 from diffcache.cache.checking.repair import repair_store
 from diffcache.cache.checking.verify import Verification, verify_store
@@ -25,16 +25,6 @@ from diffcache.cache.rows import Finite, checksum, read_rows
 from diffcache.errors import CacheError, MissingError
 from diffcache.events import Event, Progress
 from tests.cache.toy import LARGE, OTHER, ROWS, SHAPES, SMALL, create, fill, samples, write_range
-
-
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "CHUNK_BYTES", 48 * 1024)
-
-
-@pytest.fixture(params=["zarr", "hdf5"])
-def format(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 @pytest.fixture
