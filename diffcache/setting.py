@@ -11,7 +11,7 @@ from itertools import product
 from diffcache.errors import SettingError, brief
 
 _TEXT = re.compile(r"t(-|0|[1-9]\d{0,5})/b([1-9]\d{0,3})/pool(0|[1-9]\d{0,3})(?:/draw(0|[1-9]\d{0,5}))?", re.ASCII)
-_SPANS = {"t": (0, 999_999), "b": (1, 9_999), "pool": (0, 9_999), "draw": (0, 999_999)}
+SPANS = {"t": (0, 999_999), "b": (1, 9_999), "pool": (0, 9_999), "draw": (0, 999_999)}
 """What a field may be: what the text of a setting can say."""
 
 
@@ -55,7 +55,7 @@ class Setting:
     draw: int = 0
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _SPANS.items():
+        for name, (low, high) in SPANS.items():
             value = getattr(self, name)
             if name == "t" and value is None:
                 continue

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffcache.errors import ConfigError, SettingError, brief, nearest
-from diffcache.setting import Setting
+from diffcache.setting import SPANS, Setting
 
 Check = Callable[[Any, str], Any]
 """Turns what a file holds into the value used, or raises ConfigError naming the place."""
@@ -147,7 +147,7 @@ def condition(value: Any, where: str) -> str | int:
 
 def time_step(value: Any, where: str) -> int | None:
     """A diffusion time step; ``"-"`` for a network without noise."""
-    return None if value in ("-", None) else whole(0)(value, where)
+    return None if value in ("-", None) else whole(*SPANS["t"])(value, where)
 
 
 def chosen_settings(value: Any, where: str) -> str | tuple[Setting, ...]:

@@ -24,7 +24,7 @@ from diffcache.config.checks import (
     whole,
 )
 from diffcache.errors import ConfigError
-from diffcache.setting import Setting, grid
+from diffcache.setting import SPANS, Setting, grid
 
 SPLITS = ("train", "test")
 
@@ -127,8 +127,8 @@ class ExtractConfig:
     """
 
     t: tuple[int | None, ...] = checked(many(time_step))
-    b: tuple[int, ...] = checked(many(whole(1)))
-    pool: tuple[int, ...] = checked(many(whole(0)))
+    b: tuple[int, ...] = checked(many(whole(*SPANS["b"])))
+    pool: tuple[int, ...] = checked(many(whole(*SPANS["pool"])))
     draws: int = checked(whole(1, 10_000), 1)
     seed: int = checked(whole(0, 2**63 - 1), 0)
     augmentation: str = checked(one_of("none", "flip", "crop_flip"), "none")
