@@ -10,7 +10,7 @@ from diffcache.cache.display.text import printable
 from diffcache.cli.output import echo, plain_table, table_lines
 from diffcache.cli.progress import clock, shown
 from diffcache.config import HEADS, SPLITS, Pipeline, head_config, load_pipeline, one_of
-from diffcache.errors import ConfigError, MissingError, NotCachedError
+from diffcache.errors import ConfigError, ImageError, MissingError, NotCachedError
 from diffcache.events import Notice, OnEvent
 from diffcache.setting import Setting
 
@@ -71,12 +71,12 @@ def _features(pipeline: Pipeline, recipe: str | None, on_event: OnEvent) -> Feat
         return _said(pipeline, find_features(pipeline, wanted, recipe=recipe, on_event=on_event), wanted, on_event)
     found, lacking = None, f"{pipeline.cache}: the features of {pipeline.images.name} are not those of all its images"
     try:
-        found = find_features(pipeline, wanted, on_event=on_event)
+        found = find_features(pipeline, wanted, derive=pipeline.extract.derive, on_event=on_event)
     except (NotCachedError, MissingError) as error:
         lacking = str(error)
     try:
         sources = open_images(pipeline, on_event=on_event)
-    except (MissingError, ConfigError) as error:
+    except (MissingError, ConfigError, ImageError) as error:  # an empty folder is a disk that is not mounted
         if found is None:
             raise NotCachedError(f"{lacking}; and they cannot be extracted here: {error}") from None
         on_event(Notice(f"{error}; the cached features are used without a look at the images"))

@@ -17,11 +17,11 @@ from diffcache.cli.options import overrides
 from diffcache.cli.output import counted
 from diffcache.cli.planning import grid_text
 from diffcache.cli.progress import shown
-from diffcache.cli.stores import one_folder
+from diffcache.cli.stores import named_folders, one_folder
 from diffcache.config import load_pipeline
 from diffcache.errors import ConfigError, DiffcacheError
 from diffcache.events import OnEvent
-from diffcache.experiments.checking import Checked, check_pipeline, check_store
+from diffcache.experiments.checking import Checked, as_ours, check_pipeline, check_store
 from diffcache.setting import Setting
 
 WELL, DAMAGED, FAILED, INCOMPLETE = 0, 1, 2, 3
@@ -71,8 +71,10 @@ def _guarded(checks: Iterator[Checked | DiffcacheError]) -> Iterator[Checked | D
     """The checks, and last the error that ends them early, so that it ends no others."""
     try:
         yield from checks
-    except DiffcacheError as error:
-        yield error
+    except BrokenPipeError:  # of standard output
+        raise
+    except (DiffcacheError, OSError) as error:
+        yield as_ours(error)
 
 
 def _require_pipelines(pipelines: Sequence[str], options: Mapping[str, Any], *, recompute: bool) -> None:
@@ -102,8 +104,8 @@ def _of_store(which: str, cache: str, *, repair: bool, on_event: OnEvent) -> Ite
 
 def _folder(which: str, cache: str) -> Path:
     """A store's folder; where it is damaged it need not be one that can be opened."""
-    path = Path(which)
-    return path.absolute() if path.is_dir() else one_folder(which, cache)
+    path, named = Path(which), named_folders(which, cache)
+    return path.absolute() if path.is_dir() and not named else one_folder(which, cache)
 
 
 def _print(checked: Checked) -> None:

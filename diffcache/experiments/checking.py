@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffcache.backbones import Card
-from diffcache.cache import Samples, Store, open_cache
+from diffcache.backbones import Card, load_card
+from diffcache.cache import Cache, Samples, Store, open_cache
 from diffcache.cache.checking.repair import Hashes, Repair, repair_store
 from diffcache.cache.checking.verify import Verification, verify_store
 from diffcache.cache.part import revoke
 from diffcache.config import SPLITS, Pipeline
-from diffcache.errors import ConfigError, DiffcacheError, ImageError, MissingError, NotCachedError
+from diffcache.errors import CacheError, ConfigError, DiffcacheError, ImageError, MissingError, NotCachedError
 from diffcache.events import OnEvent, ignore
 from diffcache.experiments.imported import imported_places, imported_stores
 from diffcache.experiments.needs import network_needs, pipeline_settings, pixel_needs
 from diffcache.experiments.opening import open_images, pipeline_backbone
-from diffcache.experiments.recipes import chosen_recipe, pipeline_recipe, possible_precisions
+from diffcache.experiments.recipes import chosen_recipe, holds, pipeline_recipe, possible_precisions
 from diffcache.experiments.stage_one import extract_into
 from diffcache.extraction.matching import CHANGED, GONE, Changes, apply_changes, find_changes, match, refuse_changes
 from diffcache.images import ImageSource
@@ -86,8 +86,8 @@ def check_store(path: Path, *, repair: bool, on_event: OnEvent = ignore) -> Chec
         return Checked(path, before)
     try:
         repaired = repair_store(path, on_event=on_event)
-    except DiffcacheError as error:
-        return Checked(path, before, failed=error)
+    except (DiffcacheError, OSError) as error:
+        return Checked(path, before, failed=as_ours(error))
     return Checked(path, before, repaired, after=verify_store(path, on_event=on_event))
 
 
@@ -148,8 +148,16 @@ def tried(check: Callable[[], Checked]) -> Checked | DiffcacheError:
     """What a check gives, or the error that it ends with."""
     try:
         return check()
-    except DiffcacheError as error:
+    except (DiffcacheError, OSError) as error:
+        return as_ours(error)
+
+
+def as_ours(error: DiffcacheError | OSError) -> DiffcacheError:
+    """A refusal of the machine's (no permission, a disk that is only read) as an error of one store's check."""
+    if isinstance(error, DiffcacheError):
         return error
+    place = f"{error.filename}: " if error.filename else ""
+    return CacheError(f"{place}{error.strerror or error}")
 
 
 @dataclass(frozen=True)
@@ -164,15 +172,53 @@ class _Place:
 
 
 def _stores(pipeline: Pipeline, wanted: Sequence[Setting]) -> Iterator[_Place]:
-    """The stores that are there or should be: of several precisions only the one that is used has what is wanted."""
+    """The stores that are there or should be: of several recipes only the one that is used has what is wanted.
+
+    Raises:
+        NotCachedError: the weights are not here, and the cache has no store of any.
+    """
     cache = open_cache(pipeline.cache)
-    chosen = chosen_recipe(pipeline, cache, wanted, any_device=True)
-    recipes = [pipeline_recipe(pipeline, precision=precision) for precision in possible_precisions(pipeline)]
+    recipes = list(_recipes(pipeline, cache))
+    chosen = _used(pipeline, cache, recipes, wanted)
     needs = [(need, recipe == chosen) for recipe in recipes for need in network_needs(pipeline, recipe, wanted)]
     for need, used in (*needs, *((need, True) for need in pixel_needs(pipeline))):
         path = cache.place(images=pipeline.images.name, split=need.split, recipe=need.recipe)
         if path.is_dir() or used:
             yield _Place(path, need.split, need.card, need.recipe, need.settings if used else ())
+
+
+def _recipes(pipeline: Pipeline, cache: Cache) -> Iterator[Recipe]:
+    """The recipes that the pipeline's features may have; of any weights, where the file of weights is not here."""
+    own = [pipeline_recipe(pipeline, precision=precision) for precision in possible_precisions(pipeline)]
+    card = load_card(pipeline.backbone.card)
+    if not card.has_network or own[0].weights is not None:
+        yield from own
+        return
+    free = {"weights", "precision", "augmentation"}
+    stores = cache.find(images=pipeline.images.name, backbone=card.name)
+    weights = {s.recipe.weights for s in stores if {d.name for d in own[0].differences(s.recipe)} <= free}
+    if not weights:
+        raise NotCachedError(
+            f"{pipeline.backbone.weights}: the weights are not here, and {cache.root} has no features of "
+            f"{pipeline.images.name} by {card.name} of any; name the file of weights with --weights"
+        )
+    yield from (replace(recipe, weights=each) for each in sorted(weights, key=str) for recipe in own)
+
+
+def _used(pipeline: Pipeline, cache: Cache, recipes: Sequence[Recipe], wanted: Sequence[Setting]) -> Recipe:
+    """The recipe whose stores are to have what is wanted: one that has begun before one that has not."""
+    images = pipeline.images.name
+    begun = [
+        recipe
+        for recipe in recipes
+        if any(
+            cache.place(images=images, split=need.split, recipe=need.recipe).is_dir()
+            for need in network_needs(pipeline, recipe, wanted)
+        )
+    ]
+    complete = [recipe for recipe in begun if holds(cache, images, recipe, wanted)]
+    chosen = chosen_recipe(pipeline, cache, wanted, any_device=True)
+    return chosen if chosen in begun or not begun else (complete or begun)[0]
 
 
 class _Check:
@@ -204,8 +250,8 @@ class _Check:
                     checked = replace(checked, withdrawn=True)
             if repair:
                 checked = replace(checked, computed=self._fill())
-        except DiffcacheError as error:
-            checked = replace(checked, failed=error)
+        except (DiffcacheError, OSError) as error:
+            checked = replace(checked, failed=as_ours(error))
         written = checked.repair is not None or checked.withdrawn or checked.computed > 0
         if written or (repair and checked.failed is not None):
             checked = replace(checked, after=verify_store(path, on_event=self.on_event))
@@ -219,8 +265,8 @@ class _Check:
             return checked
         try:
             done = self._extract(settings, self.source)
-        except DiffcacheError as error:
-            return replace(checked, failed=error)
+        except (DiffcacheError, OSError) as error:
+            return replace(checked, failed=as_ours(error))
         return replace(checked, computed=done, after=verify_store(path, on_event=self.on_event), lacking=())
 
     def _repair(self) -> Repair:
@@ -234,7 +280,7 @@ class _Check:
             return tuple(
                 setting
                 for setting in self.place.settings
-                if setting not in store.settings and store.derivable(setting) is None
+                if setting not in store.settings and store.derivable(setting, completing=store.settings) is None
             )
         except DiffcacheError:
             return ()
@@ -291,16 +337,23 @@ class _Check:
                         revoke(store, receipt, frozenset([setting]))
 
     def _fill(self) -> int:
-        """Compute what is missing of the store's settings and of the pipeline's; how many images' passes that took."""
+        """Compute what is missing of the store's settings and of the pipeline's; how many images' passes that took.
+
+        The store's come first: what the pipeline asks for may be derived from them once they are whole.
+        """
+        done = 0
+        for missing in (self._incomplete, self._lacking):
+            settings = missing()
+            if settings:
+                matching = match(Store.open(self.place.path), self.source)
+                here = matching.rows[matching.rows >= 0]
+                source = Subset(self.source, here) if matching.added and len(here) else self.source
+                done += self._extract(sorted(settings), source)
+        return done
+
+    def _incomplete(self) -> tuple[Setting, ...]:
         store = Store.open(self.place.path)
-        own = [setting for setting in store.settings if not store.is_complete(setting)]
-        wanted = {*own, *self._lacking()}
-        if not wanted:
-            return 0
-        matching = match(store, self.source)
-        here = matching.rows[matching.rows >= 0]
-        source = Subset(self.source, here) if matching.added and len(here) else self.source
-        return self._extract(sorted(wanted), source)
+        return tuple(setting for setting in store.settings if not store.is_complete(setting))
 
     def _extract(self, settings: Sequence[Setting], source: ImageSource) -> int:
         done = extract_into(

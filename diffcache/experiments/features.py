@@ -53,6 +53,7 @@ def find_features(
     settings: Sequence[Setting],
     *,
     recipe: str | None = None,
+    derive: bool = True,
     on_event: OnEvent = ignore,
 ) -> FeatureSet:
     """Find complete features of some settings, and of the raw pixels where the pipeline compares with them.
@@ -61,12 +62,11 @@ def find_features(
     weights. Where that file is not here, or where the cache was written in another precision than
     ``auto`` means here, the recipe is the one that the stores of that card recorded.
 
-    A setting counts as there where a larger pool of it is, which it can be derived from.
-
     Args:
         pipeline: names the cache, the image set and the backbone.
         settings: all that will be read.
         recipe: beginning of the fingerprint of the training split's recipe, to use instead.
+        derive: whether a setting counts as there where only a larger pool of it is.
         on_event: hears of it where another recipe than the pipeline's own is used.
 
     Raises:
@@ -83,13 +83,13 @@ def find_features(
     stores = {}
     if recipe is None:
         used = _recipe(pipeline, cache, settings, on_event)
-        stores[train] = _store(cache, pipeline, train, used.fingerprint, settings)
+        stores[train] = _store(cache, pipeline, train, used.fingerprint, settings, derive=derive)
     else:
-        stores[train] = _store(cache, pipeline, train, recipe, settings)
+        stores[train] = _store(cache, pipeline, train, recipe, settings, derive=derive)
         used = stores[train].recipe
     for split in SPLITS[1:]:
         own = acting_recipe(used, split_settings(settings, split))
-        stores[split] = _store(cache, pipeline, split, own.fingerprint, settings)
+        stores[split] = _store(cache, pipeline, split, own.fingerprint, settings, derive=derive)
     pixels = None
     if pipeline.heads.pixels:
         own = pixels_recipe(pipeline)
@@ -97,13 +97,19 @@ def find_features(
     return FeatureSet(load_card(pipeline.backbone.card).name, stores, pixels)
 
 
-def _store(cache: Cache, pipeline: Pipeline, split: str, fingerprint: str, settings: Sequence[Setting]) -> Store:
+def _store(
+    cache: Cache, pipeline: Pipeline, split: str, fingerprint: str, settings: Sequence[Setting], *, derive: bool = True
+) -> Store:
     """The store of one split, which holds all of some settings."""
     name = f"{pipeline.images.name}/{split}, recipe {fingerprint[:16]}"
     found = cache.find(images=pipeline.images.name, split=split, recipe=fingerprint)
     if len(found) > 1:
         raise AmbiguousError(f"{cache.root}: several recipes begin with {fingerprint}; give more of its digits")
-    lacking = [s for s in split_settings(settings, split) if not found or not found[0].serves(s)]
+    lacking = [
+        setting
+        for setting in split_settings(settings, split)
+        if not found or not found[0].serves(setting) or not (derive or setting in found[0].settings)
+    ]
     if lacking or not found:
         raise NotCachedError(f"{cache.root}: {name}: {len(lacking)} settings are not cached, or not all of their rows: "
                              f"{', '.join(map(str, lacking[:3]))}{', ...' if len(lacking) > 3 else ''}")  # fmt: skip

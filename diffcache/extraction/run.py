@@ -245,6 +245,8 @@ class _Run:
                     behind.wait()
                     raise self._interrupted(work, done)
             behind.wait()
+            if pressed():  # while the last groups were written
+                raise self._interrupted(work, done)
         if self._marked:
             self._say(f"{self._marked:,} images could not be read; their rows are marked, and heads leave them out")
         if self._saturated:

@@ -345,3 +345,66 @@ def test_imported_features(world):
     status, out, err = command.run("verify", file)
     assert (status, out.count(": well; ")) == (2, 1)
     assert "features of textures/train by other are not imported" in err
+
+
+ONE = ("--t", "5", "--b", "3")
+
+
+def stored(cache: Path, backbone="tiny") -> dict[str, list[str]]:
+    return {store.split: list(map(str, store.settings)) for store in open_cache(cache).find(backbone=backbone)}
+
+
+def test_a_store_that_was_begun_is_completed_and_none_of_another_precision_made(world, tmp_path):
+    other = tmp_path / "other"
+    assert command.run("extract", world.file, "--cache", other, *ONE, "--precision", "bf16")[0] == 0
+    (store,) = open_cache(other).find(backbone="tiny", split="test")
+    store.receipts[0].path(store.path).unlink()
+    options = ("--cache", other, *ONE, "--precision", "auto")
+    status, out, _ = command.run("verify", world.file, *options)
+    assert status == 3
+    assert "not there at all" not in out
+    status, out, err = command.run("verify", world.file, *options, "--repair")
+    assert status == 0, out + err
+    assert len(open_cache(other).find(backbone="tiny")) == 2
+
+
+def test_features_are_checked_where_the_weights_are_not_here(world):
+    world.weights.rename(world.folder / "away")
+    assert command.run("verify", world.file)[0] == 0
+    flip(features_file(store_of(world)))
+    status, out, _ = command.run("verify", world.file)
+    assert status == 1
+    assert "t5.b4.pool1" in out
+    status, _, err = command.run("verify", world.file, "--cache", world.folder / "cache", "--seed", "9")
+    assert status == 2
+    assert "the weights are not here, and " in err
+
+
+def test_what_is_derived_is_not_computed_by_a_repair(world, tmp_path):
+    other = tmp_path / "other"
+    assert command.run("extract", world.file, "--cache", other, *ONE, "--pool", "4")[0] == 0
+    (store,) = open_cache(other).find(backbone="tiny", split="train")
+    flip(store.path / "features.zarr" / "segment-00000" / "t5.b3.pool4" / "c.0.0.0.0")
+    status, out, err = command.run("verify", world.file, "--cache", other, *ONE, "--pool", "1,4", "--repair")
+    assert status == 0, out + err
+    assert "computed: 42 images" in out
+    assert stored(other) == {"train": ["t5/b3/pool4"], "test": ["t5/b3/pool4"]}
+
+
+def test_a_refusal_of_the_machine_ends_the_check_of_one_store(world, monkeypatch):
+    from diffcache.experiments import checking
+
+    for split in ("train", "test"):
+        flip(store_of(world, split=split).path / "features.zarr" / "segment-00000" / "t5.b4.pool1" / "c.0.0.0.0")
+    repair = checking.repair_store
+
+    def refused(path, **options):
+        if "train" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path / "lock"))
+        return repair(path, **options)
+
+    monkeypatch.setattr(checking, "repair_store", refused)
+    status, out, err = command.run("verify", world.file, "--repair")
+    assert status == 1
+    assert "lock: Permission denied" in err
+    assert "textures/test/3fc9ccad33dbbb87: well, was damaged" in out

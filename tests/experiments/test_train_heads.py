@@ -102,3 +102,16 @@ def test_a_device_without_values(world, train):
     assert train()[0] == 0
     status, _, err = train("--device", "meta", "--runs", world.folder / "other")
     assert (status, "device 'meta' holds shapes and no values" in err) == (1, True), err
+
+
+def test_without_deriving_what_is_only_derivable_is_computed(world, diffcache):
+    assert diffcache("extract", world.file, "--t", "5", "--b", "3", "--pool", "4")[0] == 0
+    options = ("--t", "5", "--b", "3", "--pool", "1", "--head", "linear")
+    status, _, err = diffcache("train-heads", world.file, *options)
+    assert status == 0, err
+    assert "derived" in err
+    status, _, err = diffcache("train-heads", world.file, *options, "--no-derive")
+    assert status == 0, err
+    assert "derived" not in err
+    (store,) = open_cache(world.folder / "cache").find(backbone="tiny", split="train")
+    assert [str(setting) for setting in store.settings] == ["t5/b3/pool1", "t5/b3/pool4"]
