@@ -301,6 +301,8 @@ def _labels(given: Any) -> tuple[list[int] | list[str], str]:
         given = _load_npy(path, mapped=False)
         if given.ndim != 1 or given.dtype.kind not in "iu":
             raise ConfigError(f"{path}: expected labels as whole numbers (n,), got {given.dtype} of {given.shape}")
+    if isinstance(given, list | tuple) and len({isinstance(label, str) for label in given}) > 1:
+        raise ConfigError(f"{where}: expected whole numbers or names of classes, got both")  # NumPy would make it texts
     values = np.asarray(given)
     if values.ndim != 1 or values.dtype.kind not in "iuU":
         raise ConfigError(f"{where}: expected whole numbers or names of classes, got {values.dtype} of {values.shape}")
@@ -312,6 +314,9 @@ def _numbered(
     labels: Sequence[int] | Sequence[str], names: tuple[str, ...] | None, where: str
 ) -> tuple[Array, tuple[str, ...]]:
     """Labels as numbers, int64, and the names of the classes."""
+    if names is not None and len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"{where}: class names: expected names that differ, {brief(twice)} is there twice")
     if labels and isinstance(labels[0], str):
         if "" in labels:
             raise ConfigError(f"{where}: entry {labels.index('') + 1} is empty; expected the name of a class")

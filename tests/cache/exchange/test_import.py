@@ -307,6 +307,8 @@ class TestFiles:
             ({"labels": [0.5, 1, 2]}, "expected whole numbers or names of classes, got float64"),
             ({"labels": ["cat", "hen", "cat"], "class_names": NAMES}, "entry 2, 'hen', is none of the 3 class names"),
             ({"labels": ["cat", "", "cat"]}, "entry 2 is empty"),
+            ({"labels": [0, "cat", 1]}, "expected whole numbers or names of classes, got both"),
+            ({"labels": ["a", "b", "a"], "class_names": ["a", "a", "b"]}, "names that differ, 'a' is there twice"),
             ({"labels": [0, 1, 3], "class_names": NAMES}, "label 3 of '2' .* none of the 3 classes"),
             ({"ids": ["a", "b", "a"]}, "'a' is there twice"),
             ({"ids": "gap.txt"}, r"gap\.txt, labels: the id of row 1 must be a text"),
