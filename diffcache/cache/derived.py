@@ -45,6 +45,7 @@ class DerivedFeatures(Features):
         store: the store.
         setting: the wanted one, pool 1 or more.
         stored: the one to average, of the same t, b and draw, complete; its side is a multiple of the pool.
+        segments: as of :class:`Features`.
 
     Raises:
         NotCachedError: ``stored`` is not that, or the store lacks it.
@@ -52,8 +53,8 @@ class DerivedFeatures(Features):
 
     derived_from: Setting
 
-    def __init__(self, store: Store, setting: Setting, *, stored: Setting) -> None:
-        super().__init__(store, stored)
+    def __init__(self, store: Store, setting: Setting, *, stored: Setting, segments: int | None = None) -> None:
+        super().__init__(store, stored, segments=segments)
         _, _, height, width = super().shape
         same = (stored.t, stored.b, stored.draw) == (setting.t, setting.b, setting.draw)
         if not (same and setting.pool and height == width and height % setting.pool == 0):
@@ -65,7 +66,7 @@ class DerivedFeatures(Features):
         self._factor = height // setting.pool
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopen, (self.store.path, self.setting, self.derived_from))
+        return (_reopen, (self.store.path, self.setting, self.derived_from, len(self._segments)))
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, derived from {self.derived_from}, {sized(self.stored_nbytes)})"
@@ -130,5 +131,5 @@ def average(maps: Array, factor: int) -> Array:
     return total
 
 
-def _reopen(path: Path, setting: Setting, stored: Setting) -> DerivedFeatures:
-    return DerivedFeatures(Store.open(path), setting, stored=stored)
+def _reopen(path: Path, setting: Setting, stored: Setting, segments: int) -> DerivedFeatures:
+    return DerivedFeatures(Store.open(path), setting, stored=stored, segments=segments)

@@ -39,6 +39,7 @@ class Features:
         store: the store.
         setting: which array of it.
         partial: whether rows may be missing; those hold anything, ``committed`` tells which.
+        segments: how many segments, from the first; all that there are if it isn't given.
 
     Attributes:
         setting: the (t, b, pool, draw) of the rows.
@@ -53,15 +54,18 @@ class Features:
 
     derived_from: Setting | None = None
 
-    def __init__(self, store: Store, setting: Setting, *, partial: bool = False) -> None:
+    def __init__(self, store: Store, setting: Setting, *, partial: bool = False, segments: int | None = None) -> None:
         self.store, self.setting, self._partial = store, setting, partial
         # What the store has now is kept, as it may look again or be written to.
-        self._segments, self._samples, self.marks = store.segments, store.samples_reader, dict(store.marks)
-        self._receipts = [receipt for receipt in store.receipts if setting in receipt.settings]
-        self.committed = store.committed(setting)
+        self._segments = store.segments[:segments]
+        count, rows = len(self._segments), sum(segment.rows for segment in self._segments)
+        self._samples = store.samples_of(count)
+        self.marks = {row: why for row, why in store.marks.items() if row < rows}
+        self._receipts = [one for one in store.receipts if setting in one.settings and one.rows.segment < count]
+        self.committed = store.committed(setting)[:rows]
         self.committed.setflags(write=False)
-        lacking = [s for s in store.segments if setting not in store.settings_by_segment[s.number]]
-        if len(lacking) == len(store.segments):
+        lacking = [s for s in self._segments if setting not in store.settings_by_segment[s.number]]
+        if len(lacking) == count:
             raise NotCachedError(f"{store.path}: {setting} is not cached; {listed(store.settings)}")
         if not partial or lacking:
             missing = int((~self.committed).sum())
@@ -70,7 +74,7 @@ class Features:
                     f"{store.path}: {setting} lacks {missing} of {len(self)} rows; extract it again to go on where it "
                     "stopped" + ("" if lacking else ", or pass partial=True to read what there is")
                 )
-        self._arrays = [store.array(setting, segment=segment.number) for segment in store.segments]
+        self._arrays = [store.array(setting, segment=segment.number) for segment in self._segments]
         shapes = {(array.spec.shape[1:], array.spec.dtype) for array in self._arrays}
         if len(shapes) != 1:
             raise CacheError(f"{store.path}: damaged: segments of {setting} differ in shape or type: {shapes}")
@@ -112,7 +116,7 @@ class Features:
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopen, (self.store.path, self.setting, self._partial))
+        return (_reopen, (self.store.path, self.setting, self._partial, len(self._segments)))
 
     def __repr__(self) -> str:
         return (
@@ -314,8 +318,8 @@ class _Sliced:
         return self._features[index[0]][(slice(None), *index[1:])]
 
 
-def _reopen(path: Path, setting: Setting, partial: bool) -> Features:
-    return Features(Store.open(path), setting, partial=partial)
+def _reopen(path: Path, setting: Setting, partial: bool, segments: int) -> Features:
+    return Features(Store.open(path), setting, partial=partial, segments=segments)
 
 
 def listed(settings: tuple[Setting, ...]) -> str:

@@ -243,6 +243,12 @@ class Store:
         """
         return cache(partial(_read_samples, self.path, self.header, self.segments))
 
+    def samples_of(self, segments: int) -> Callable[[], Samples]:
+        """:attr:`samples_reader` of the first segments alone."""
+        if segments == len(self.segments):
+            return self.samples_reader
+        return cache(partial(_read_samples, self.path, self.header, self.segments[:segments]))
+
     def content_hashes(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """SHA-256 of each image's content, uint8 (rows, 32); zeros where no row was committed yet."""
         parts = [block for segment in self.segments for block in map_blocks(self.path, segment.content_hash)]

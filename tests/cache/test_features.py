@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,19 @@ def test_rows_and_marks_that_come_later_are_not_seen(store: Store) -> None:
     fill(store)
     assert Features(store, LARGE).shape[0] == ROWS + 50
     assert features.ids == samples(ROWS).ids
+
+
+def test_a_pickle_is_of_the_rows_that_there_were(store: Store) -> None:
+    opened = (Features(store, LARGE), DerivedFeatures(store, SMALL, stored=LARGE))
+    texts = [pickle.dumps(features) for features in opened]
+    with store.writing() as writer:
+        writer.add_segment(samples(50, first=ROWS))
+    for features, text in zip(opened, texts, strict=True):
+        again = pickle.loads(text)
+        assert again.shape == features.shape
+        assert again[:].tobytes() == features[:].tobytes()
+        assert again.ids == features.ids
+        assert again.labels.tolist() == features.labels.tolist()
 
 
 def begin_again(store: Store) -> None:
