@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from diffcache.cache.files import sealed
-from diffcache.cache.files.disk import read_small
+from diffcache.cache.files.disk import UnreadableError, read_small, unread
 from diffcache.cache.files.extents import Extents
 from diffcache.cache.formats.compressed import MOST_BYTES
 from diffcache.cache.formats.protocol import ArraySpec
@@ -190,13 +190,21 @@ def _require_bytes(path: Path, segment: Segment) -> None:
 def _segment_bytes(root: Path, segment: Segment) -> int:
     """Bytes of all files in a segment's folder of features."""
     folder = root / PurePosixPath(*PurePosixPath(segment.content_hash.runs[0].path).parts[:2])
-    return sum(_size(Path(place, name)) for place, _, names in os.walk(folder) for name in names)
+    return sum(_size(Path(place, name)) for place, _, names in os.walk(folder, onerror=_refuse) for name in names)
+
+
+def _refuse(error: OSError) -> None:
+    if isinstance(reason := unread(error.filename, error), UnreadableError):
+        raise reason from None
 
 
 def _size(path: Path) -> int:
     try:
         facts = path.lstat()
-    except (OSError, ValueError):
+    except OSError as error:
+        _refuse(error)
+        return 0
+    except ValueError:
         return 0
     return facts.st_size if stat.S_ISREG(facts.st_mode) else 0
 

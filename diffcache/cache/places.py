@@ -25,7 +25,10 @@ _DIGITS = re.compile("[0-9a-f]{16}")
 
 def is_store(path: Path) -> bool:
     """Whether a folder is a store's, also where the store has lost its ``store.json``."""
-    return any((path / name).exists() for name in (HEADER, SEGMENTS, ARRAYS, RECEIPTS))
+    try:
+        return any((path / name).exists() for name in (HEADER, SEGMENTS, ARRAYS, RECEIPTS))
+    except OSError:  # nobody lets us look: who opens it says so
+        return True
 
 
 def store_folders(root: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffcache.cache.catalog import StoredArray
-from diffcache.cache.files.disk import plain_file, read_into
+from diffcache.cache.files.disk import plain_file, read_into, unread
 from diffcache.cache.files.extents import Extents
 from diffcache.cache.files.mapping import check_sizes
 from diffcache.cache.formats.protocol import Format, get_format
@@ -35,14 +35,13 @@ def open_file(path: Path) -> int:
     """A file for reading; neither a link nor anything that would make us wait.
 
     Raises:
-        CacheError: it isn't there, cannot be read, or is no file.
+        CacheError: it isn't there, or is no file.
+        UnreadableError: it cannot be read.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except (FileNotFoundError, NotADirectoryError):
-        raise CacheError(f"{path}: damaged: the file is missing") from None
     except OSError as error:
-        raise CacheError(f"{path}: damaged: it cannot be read: {error.strerror}") from None
+        raise unread(path, error) from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise CacheError(f"{path}: damaged: expected a file, found something else")
@@ -59,7 +58,8 @@ def read_raw(root: Path, extents: Extents, start: int, stop: int, *, buffer: mem
         buffer: where they are read into; a multiple of 4 bytes.
 
     Raises:
-        CacheError: a file is missing, cannot be read, or ends too early.
+        CacheError: a file is missing, or ends too early.
+        UnreadableError: a file cannot be read.
     """
     for path, offset, first, end in extents.pieces(start, stop):
         plain_file(root, path)
@@ -71,7 +71,7 @@ def read_raw(root: Path, extents: Extents, start: int, stop: int, *, buffer: mem
                 try:
                     got = read_into(fd, piece, at)
                 except OSError as error:
-                    raise CacheError(f"{root / path}: damaged: it cannot be read: {error.strerror}") from None
+                    raise unread(root / path, error) from None
                 if got < len(piece):
                     raise CacheError(f"{root / path}: damaged: expected at least {last} bytes, found {at + got}")
                 yield piece

@@ -238,11 +238,10 @@ class Writer:
                 flush_folder(folder)
         for segment in self.store.segments:
             self._tidy_arrays(segment)
-        with RawFiles(self._root) as files:
-            for segment in self.store.segments:
-                self._set_marked(files, segment)
-                for setting in sorted(self.store.settings_by_segment[segment.number]):
-                    self._set_mask(files, setting, segment)
+        for segment in self.store.segments:
+            self._set_marked(segment)
+            for setting in sorted(self.store.settings_by_segment[segment.number]):
+                self._set_mask(setting, segment)
 
     def _tidy_arrays(self, segment: Segment) -> None:
         """Orphans were never begun, so they go; other arrays without a listing that can be used are listed again."""
@@ -314,22 +313,24 @@ class Writer:
         samples = self.store.samples()
         return samples if len(self.store.segments) == 1 else samples[segment.store_rows.start : segment.store_rows.stop]
 
-    def _set_marked(self, files: RawFiles, segment: Segment) -> None:
+    def _set_marked(self, segment: Segment) -> None:
         """The bytes of marks may lag behind a crash; those that run ahead are damage, here or in the record."""
         rows = [row - segment.first_row for row in self.store.marks if row in segment.store_rows]
-        with suppress(CacheError):  # the file is gone or cut off: verify says so, and repairs it
+        # where the file is gone or cut off, verify says so, and repairs it
+        with suppress(CacheError), RawFiles(self._root) as files:
             there = files.read(segment.marked, 0, segment.rows)
             if not (there[rows] == 1).all():
                 there[rows] = 1
                 files.write(segment.marked, 0, there)
 
-    def _set_mask(self, files: RawFiles, setting: Setting, segment: Segment) -> None:
+    def _set_mask(self, setting: Setting, segment: Segment) -> None:
         """The committed bytes may lag behind the receipts by a crash, or run ahead where a receipt was lost."""
         wanted = self.store.ledger.committed(setting, segment).view(np.uint8)
         try:
             extents = self.store.array(setting, segment=segment.number).committed
-            if not np.array_equal(files.read(extents, 0, segment.rows), wanted):
-                files.write(extents, 0, wanted)
+            with RawFiles(self._root) as files:  # closed each time: a store has more files than a process may open
+                if not np.array_equal(files.read(extents, 0, segment.rows), wanted):
+                    files.write(extents, 0, wanted)
         except CacheError as error:
             self._on_event(Notice(f"{error}; those rows are computed again"))
 

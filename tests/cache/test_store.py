@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diffcache.cache import Store
+from diffcache.cache.checking.repair import repair_store
+from diffcache.cache.files.extents import RawFiles
 from diffcache.cache.tidying.removal import remove_store
 from diffcache.errors import CacheError, MissingError
 from tests.cache.toy import LARGE, SHAPES, SMALL, create, fill, recipe, samples
@@ -90,3 +94,54 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, format: str
         assert store.marks == {3: "/data/caf\\udce9/x.png: empty"}
     fill(store)
     assert Store.open(store.path).marks == store.marks
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_store_whose_folder_nobody_may_look_into_leaves_the_others(
+    tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, store = create(tmp_path, format, rows=100)
+    _, other = create(tmp_path, format, rows=100, images="others")
+    refusal = PermissionError(errno.EACCES, "Permission denied")
+    stat, open_ = Path.stat, os.open
+
+    def no_stat(path: Path, **options: Any) -> Any:
+        if path.is_relative_to(store.path) and path != store.path:
+            raise refusal
+        return stat(path, **options)
+
+    def no_open(path: Any, *args: Any, **options: Any) -> int:
+        if os.fspath(path).startswith(f"{store.path}/"):
+            raise refusal
+        return open_(path, *args, **options)
+
+    monkeypatch.setattr(Path, "stat", no_stat)
+    monkeypatch.setattr(os, "open", no_open)
+    assert [found.path for found in cache.stores()] == [other.path]
+    assert [found.path for found in cache.find(split="train")] == [other.path]
+    (line,) = cache.damaged
+    assert line.startswith(f"{store.path}/store.json: it cannot be read: Permission denied")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_tidying_and_repairs_open_few_files_at_once(
+    tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, store = create(tmp_path, format, rows=100)
+    for first in (100, 200, 300):
+        with store.writing() as writer:
+            writer.add_segment(samples(100, first=first))
+    fill(store, SHAPES)
+    most, file = 0, RawFiles._file
+
+    def counted(files: RawFiles, path: str) -> int:
+        nonlocal most
+        fd = file(files, path)
+        most = max(most, len(files._open))
+        return fd
+
+    monkeypatch.setattr(RawFiles, "_file", counted)
+    with store.writing() as writer:
+        writer.tidy()
+    repair_store(store.path)
+    assert most == 1

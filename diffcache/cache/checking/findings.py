@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,7 @@ import numpy as np
 from diffcache.cache.catalog import ARRAYS, MARKS, SEGMENTS, Ledger, Segment, StoredArray
 from diffcache.cache.checking.faults import Fault, Kind
 from diffcache.cache.files import sealed
+from diffcache.cache.files.disk import UnreadableError, unread
 from diffcache.cache.files.extents import Extents
 from diffcache.cache.formats.protocol import Format, get_format
 from diffcache.cache.header import HEADER, Header
@@ -146,25 +148,40 @@ class Look:
         return out
 
     def small(self, path: str, *, limit: int = sealed.MAX_BYTES) -> bytes:
-        """The bytes of a small file, one more than ``limit`` at most; CacheError where it cannot be read."""
+        """The bytes of a small file, one more than ``limit`` at most; CacheError where it is not there."""
         fd = open_file(self.root / path)
         try:
             with os.fdopen(fd, "rb", buffering=0) as file:
                 data = file.read(min(limit, os.fstat(fd).st_size) + 1)  # so much room is taken
         except OSError as error:
-            raise CacheError(f"it cannot be read: {error.strerror}") from None
+            raise unread(self.root / path, error) from None
         self.found.nbytes += len(data)
         return data
 
 
 def is_file(path: Path) -> bool:
     """Whether there is a file, and not by a link."""
-    return path.is_file() and not path.is_symlink()
+    return stat.S_ISREG(_mode(path))
 
 
 def is_folder(path: Path) -> bool:
     """Whether there is a folder, and not by a link."""
-    return path.is_dir() and not path.is_symlink()
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: Path) -> int:
+    """What kind of thing there is; 0 where there is none."""
+    try:
+        return os.lstat(path).st_mode
+    except OSError as error:
+        require_gone(path, error)
+        return 0
+
+
+def require_gone(path: Path, error: OSError) -> None:
+    """Raise UnreadableError where an error does not say that a file or folder isn't there."""
+    if isinstance(reason := unread(path, error), UnreadableError):
+        raise reason from None
 
 
 def names(folder: Path) -> list[str]:
@@ -173,5 +190,6 @@ def names(folder: Path) -> list[str]:
         return []
     try:
         return os.listdir(folder)  # noqa: PTH208 - thousands of files
-    except OSError:
+    except OSError as error:
+        require_gone(folder, error)
         return []

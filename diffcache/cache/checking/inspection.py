@@ -1,7 +1,7 @@
 """Inspection: a store read without trust in any of its files; all that is checked but the rows themselves.
 
-Every file says what it is under a checksum of its own, and most are said again elsewhere. What cannot be read is a
-fault, and the rest is read all the same.
+Every file says what it is under a checksum of its own, and most are said again elsewhere. What is missing or
+damaged is a fault, and the rest is read all the same; what the system does not let us read ends it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def inspect(root: Path, *, pool: Executor) -> Inspection:
     Raises:
         MissingError: no store is there.
         CacheError: it is of a newer format.
+        UnreadableError: something of it cannot be read, so that nobody knows whether it is whole.
         DependencyError: the library of its format is not installed.
     """
     look = Look(root, pool)

@@ -13,6 +13,7 @@ from diffcache.cache.checking.findings import Look, is_file, is_folder, names
 from diffcache.cache.checking.records import Read
 from diffcache.cache.checking.withdrawal import read_listing
 from diffcache.cache.files import sealed
+from diffcache.cache.files.disk import UnreadableError
 from diffcache.cache.files.extents import Extents
 from diffcache.cache.header import HEADER, Header
 from diffcache.cache.layout import array_name, named_setting, segment_name, segment_number
@@ -38,6 +39,8 @@ def read_header(look: Look) -> None:
             if values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
                 newer = f"{look.root / path}: expected a store of format {FORMAT_VERSION}, found another"
             header = Header.from_plain(values, look.root / path)
+        except UnreadableError:
+            raise
         except DiffcacheError:
             continue
         text = canonical_json(header.plain())
@@ -62,6 +65,8 @@ def read_header(look: Look) -> None:
             raise MissingError("the file is missing")
         if Header.read(look.root / HEADER) != header:
             raise CacheError(f"it is not what files in {SEGMENTS} say of the store")
+    except UnreadableError:
+        raise
     except DiffcacheError as error:
         look.fault(Kind.STORE, HEADER, str(error))
     look.found.ledger = Ledger((), step=header.range_rows, fingerprint=header.recipe.fingerprint)

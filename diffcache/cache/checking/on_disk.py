@@ -13,7 +13,7 @@ import numpy as np
 
 from diffcache.cache.catalog import Segment
 from diffcache.cache.checking.faults import Fault, Kind
-from diffcache.cache.checking.findings import Look, names
+from diffcache.cache.checking.findings import Look, names, require_gone
 from diffcache.cache.checking.records import STAMP_NAME
 from diffcache.cache.files.extents import Extents
 from diffcache.cache.formats.skeleton import skeleton
@@ -42,8 +42,7 @@ def _walk(look: Look, folder: str) -> None:
         with os.scandir(look.root / folder) as entries:
             there = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        if (look.root / folder).exists():
-            look.fault(Kind.FOREIGN, folder, f"the folder cannot be read: {error.strerror}")
+        require_gone(look.root / folder, error)
         return
     for entry in there:
         path = f"{folder}/{entry.name}" if folder else entry.name
@@ -127,10 +126,9 @@ def _bones(root: Path, job: _Job) -> tuple[str, str, int]:
     for path in files:
         try:
             there = os.lstat(root / path)
-        except (FileNotFoundError, NotADirectoryError):
-            return "the file is missing", path, 0
         except OSError as error:
-            return f"it cannot be read: {error.strerror}", path, 0
+            require_gone(root / path, error)
+            return "the file is missing", path, 0
         if not stat.S_ISREG(there.st_mode):
             return "expected a file, found something else", path, 0
         if there.st_size < held.get(path, 0):
@@ -139,6 +137,7 @@ def _bones(root: Path, job: _Job) -> tuple[str, str, int]:
     try:
         got = skeleton(root / place, [root / path for path in files], extents, place=place)
     except OSError as error:
+        require_gone(Path(error.filename or root / place), error)
         return f"it cannot be read: {error.strerror}", "", 0
     if got != expected:
         what = "metadata, ids, labels or padding" if fault.kind is Kind.SEGMENT else "metadata or padding"

@@ -18,9 +18,17 @@ import numpy as np
 
 from diffcache.cache import catalog
 from diffcache.cache.catalog import Segment, StoredArray
-from diffcache.cache.checking.findings import Inspection
+from diffcache.cache.checking.findings import Inspection, is_file, require_gone
 from diffcache.cache.checking.withdrawal import withdraw
-from diffcache.cache.files.disk import flush_folder, flush_tree, make_folder, remove, require_room, write_whole
+from diffcache.cache.files.disk import (
+    UnreadableError,
+    flush_folder,
+    flush_tree,
+    make_folder,
+    remove,
+    require_room,
+    write_whole,
+)
 from diffcache.cache.files.extents import Extents, RawFiles
 from diffcache.cache.formats.protocol import ArraySpec
 from diffcache.cache.formats.skeleton import skeleton
@@ -273,6 +281,8 @@ def _find_spec(found: Inspection, segment: Segment, setting: Setting) -> tuple[A
         return ArraySpec(setting, block, dtype, shape, segment.number, step), True
     try:
         spec = found.format.read_spec(found.path, setting, segment=segment.number)
+    except UnreadableError:
+        raise
     except DiffcacheError as error:
         raise LostError(
             f"{found.path}: nothing says which shape {setting} of segment {segment.number} has: {error}"
@@ -288,6 +298,8 @@ def _written_step(found: Inspection, segment: Segment, setting: Setting) -> int 
     """Rows of a chunk as an array's own files say; None where they cannot be read, or say what cannot be."""
     try:
         step = found.format.read_spec(found.path, setting, segment=segment.number).chunk_rows
+    except UnreadableError:
+        raise
     except DiffcacheError:
         return None
     return step if step is not None and step <= segment.rows else None
@@ -336,11 +348,12 @@ def _differing(root: Path, draft: Path, extents: Sequence[Extents], *, place: st
 
     def bones(base: Path, name: str) -> str | None:
         path = base / name
-        if not path.is_file() or path.is_symlink():
+        if not is_file(path):
             return None
         try:
             return skeleton(base / place, [path], extents, place=place)
-        except OSError:
+        except OSError as error:
+            require_gone(path, error)
             return None
 
     return [name for name in names if bones(draft, name) != bones(root, name)]
@@ -379,6 +392,8 @@ def _each(candidates: Candidates) -> Iterator[Extents]:
     for candidate in candidates:
         try:
             extents = candidate()
+        except UnreadableError:
+            raise
         except DiffcacheError:
             continue
         if extents not in seen:

@@ -22,7 +22,7 @@ from diffcache.cache.checking.rebuild import LostError, rebuild_array, rebuild_s
 from diffcache.cache.checking.verify import check_rows, processors
 from diffcache.cache.exchange.importing import BACKBONE
 from diffcache.cache.files import sealed
-from diffcache.cache.files.disk import flush_folder, make_folder, remove, write_whole
+from diffcache.cache.files.disk import UnreadableError, flush_folder, make_folder, remove, write_whole
 from diffcache.cache.files.extents import RawFiles
 from diffcache.cache.files.lock import hold
 from diffcache.cache.header import HEADER, Header
@@ -92,6 +92,7 @@ def repair_store(
     Raises:
         MissingError: no store is there.
         CacheError: no file says what the store is, or it is of a newer format.
+        UnreadableError: something of it cannot be read, and may be whole; it is not touched.
         DiskFullError: the disk has no room for what is made again.
     """
     root = path.path if isinstance(path, Store) else Path(path).absolute()
@@ -185,11 +186,14 @@ class _Repairer:
                     f"{self.root}: it cannot be repaired, since neither {HEADER} nor a file in {catalog.SEGMENTS} says "
                     f"what the store is; delete the folder, and extract it again"
                 )
-            if turn == 0 and not any(fault.path == TMP for fault in found.faults):
-                self._clear_tmp()
-            self._note(found.faults)
             faults = [fault for fault in found.faults if fault.subject not in self.left]
             stage = next((kind for kind in _STAGES if any(fault.kind is kind for fault in faults)), None)
+            if turn == 0:
+                if stage is not None:  # nothing is changed where rows cannot be read
+                    check_rows(found, pool=self.pool, on_event=self.on_event)
+                if not any(fault.path == TMP for fault in found.faults):
+                    self._clear_tmp()
+            self._note(found.faults)
             if stage is None:
                 return found
             mine = [fault for fault in faults if fault.kind is stage]
@@ -387,24 +391,24 @@ class _Repairer:
 
     def _bytes(self, found: Inspection) -> None:
         """Committed bytes by the receipts, marked bytes by the marks."""
-        with RawFiles(self.root) as files:
-            for number, segment in found.segments.items():
-                if number in found.marks:
-                    wanted = np.zeros(segment.rows, np.uint8)
-                    wanted[list(found.marks[number])] = 1
-                    self._set(files, segment.marked, wanted, f"segment {number}: the bytes of marks")
-            for (number, setting), array in found.arrays.items():
-                committed = found.ledger.committed(setting, found.segments[number]).view(np.uint8)
-                self._set(files, array.committed, committed, f"{setting} of segment {number}: the committed bytes")
-            files.flush()
+        for number, segment in found.segments.items():
+            if number in found.marks:
+                wanted = np.zeros(segment.rows, np.uint8)
+                wanted[list(found.marks[number])] = 1
+                self._set(segment.marked, wanted, f"segment {number}: the bytes of marks")
+        for (number, setting), array in found.arrays.items():
+            committed = found.ledger.committed(setting, found.segments[number]).view(np.uint8)
+            self._set(array.committed, committed, f"{setting} of segment {number}: the committed bytes")
 
-    def _set(self, files: RawFiles, extents: Any, wanted: np.ndarray[Any, Any], what: str) -> None:
-        try:
-            if np.array_equal(files.read(extents, 0, len(wanted)), wanted):
+    def _set(self, extents: Any, wanted: np.ndarray[Any, Any], what: str) -> None:
+        with RawFiles(self.root) as files:  # closed each time: a store has more files than a process may open
+            try:
+                if np.array_equal(files.read(extents, 0, len(wanted)), wanted):
+                    return
+            except CacheError:  # what is left of a file that could not be made again
                 return
-        except CacheError:  # what is left of a file that could not be made again
-            return
-        files.write(extents, 0, wanted)
+            files.write(extents, 0, wanted)
+            files.flush()
         self._say(f"{what} were set again")
 
 
@@ -426,6 +430,8 @@ def _hashes_of_rows(found: Inspection, rows: RowRange, receipts: Iterable[Receip
         return None
     try:
         return row_hashes(copy_rows(found.store, array, rows.start, rows.stop))
+    except UnreadableError:
+        raise
     except DiffcacheError:
         return None
 

@@ -86,6 +86,7 @@ def verify_store(store: Store | str | Path, *, on_event: OnEvent = ignore, threa
     Raises:
         MissingError: no store is there.
         CacheError: it is of a newer format.
+        UnreadableError: something of it cannot be read, so that nobody knows whether it is whole.
         DependencyError: the library of its format is not installed.
     """
     root = store.path if isinstance(store, Store) else Path(store).absolute()

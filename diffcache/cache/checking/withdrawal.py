@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from diffcache.cache.files import sealed
-from diffcache.cache.files.disk import read_small, write_whole
+from diffcache.cache.files.disk import UnreadableError, read_small, unread, write_whole
 from diffcache.errors import DiffcacheError
 from diffcache.recipe import Plain
 
@@ -44,10 +44,21 @@ def read_listing(path: Path, from_plain: Callable[[dict[str, Plain]], T]) -> tup
     Args:
         path: the file of a segment or an array.
         from_plain: what its values mean; raises a DiffcacheError where they cannot be.
+
+    Raises:
+        UnreadableError: the file cannot be read.
     """
     try:
         return from_plain(sealed.read_sealed(path)), None
+    except UnreadableError:
+        raise
     except DiffcacheError as error:
-        with suppress(DiffcacheError, OSError):
-            return from_plain(sealed.unseal(read_small(path, limit=sealed.MAX_BYTES) + _END, path)), error
+        try:
+            data = read_small(path, limit=sealed.MAX_BYTES)
+        except OSError as reason:
+            if isinstance(refused := unread(path, reason), UnreadableError):
+                raise refused from None
+            return None, error
+        with suppress(DiffcacheError):
+            return from_plain(sealed.unseal(data + _END, path)), error
         return None, error

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from diffcache.cache.layout import sized
-from diffcache.errors import CacheError, DiskFullError
+from diffcache.errors import CacheError, DiffcacheError, DiskFullError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_TEXT = tuple(text for code in _FULL for text in (os.strerror(code), f"errno = {code},"))
@@ -134,6 +134,34 @@ def open_plain(path: str | Path, flags: int = os.O_RDONLY) -> int:
     return fd
 
 
+class UnreadableError(DiffcacheError, OSError):
+    """What the system does not let us read: no permission, a bad disk, too many open files; it may well be whole.
+
+    No CacheError, since nothing is known to be damaged: neither a verdict nor a repair goes on after it.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+_GONE = (errno.ENOENT, errno.ENOTDIR)
+_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV, errno.ENAMETOOLONG, errno.EINVAL)
+
+
+def unread(path: str | Path, error: OSError) -> CacheError | UnreadableError:
+    """The error for what could not be read: CacheError only where it isn't there, or is something else.
+
+    Args:
+        path: what was read.
+        error: the system's word; see :func:`open_plain`, whose EINVAL is among what tells of something else.
+    """
+    if error.errno in _GONE:
+        return CacheError(f"{path}: damaged: the file is missing")
+    if error.errno in _NO_FILE:
+        return CacheError(f"{path}: damaged: expected a file, found something else")
+    return UnreadableError(f"{path}: it cannot be read: {error.strerror or error}; whether it is whole is not known")
+
+
 def read_small(path: str | Path, *, limit: int) -> bytes:
     """The bytes of a small file of a store, one more than ``limit`` at most; see :func:`open_plain`."""
     fd = open_plain(path)
@@ -152,6 +180,7 @@ def plain_file(root: Path, path: str) -> os.stat_result:
 
     Raises:
         CacheError: it isn't there, or is no file, or the way to it is a link, which may lead out of the store.
+        UnreadableError: the way to it is barred.
     """
     place, parts = root, PurePosixPath(path).parts
     for number, part in enumerate(parts, 1):
@@ -161,7 +190,7 @@ def plain_file(root: Path, path: str) -> os.stat_result:
         except (FileNotFoundError, NotADirectoryError):
             raise CacheError(f"{root / path}: damaged: this file of features is missing") from None
         except OSError as error:
-            raise CacheError(f"{root / path}: damaged: it cannot be read: {error.strerror}") from None
+            raise unread(root / path, error) from None
         if not (stat.S_ISREG if number == len(parts) else stat.S_ISDIR)(facts.st_mode):
             what = "file" if number == len(parts) else "folder"
             raise CacheError(f"{place}: damaged: expected a {what}, found something else")

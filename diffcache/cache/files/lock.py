@@ -23,6 +23,9 @@ _LONGEST = 4096
 _open: set[int] = set()
 """Files of locks that are held or waited for."""
 
+_held: set[tuple[int, int, int]] = set()
+"""Device, inode and thread of the locks that are held; their texts may be old ones, which stay after an error."""
+
 _opening = threading.RLock()
 """Held while one is opened or closed, so that a fork in another thread finds all of them noted."""
 
@@ -32,6 +35,7 @@ def _let_go_in_child() -> None:
     for fd in _open:
         os.close(fd)
     _open.clear()
+    _held.clear()
     _opening.release()
 
 
@@ -82,13 +86,17 @@ def hold(
             if error.errno not in (errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENXIO):
                 raise
             raise CacheError(f"{path}: damaged: expected the file of a lock, found something else") from None
+        facts = os.fstat(fd)
+        mine, had = (facts.st_dev, facts.st_ino, threading.get_ident()), False
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if mine in _held:
+                    raise CacheError(f"{what}: this thread is writing to it already; finish that first") from None
                 other = _holder(fd)
                 if all(other.get(key) == me[key] for key in ("pid", "thread", "host")):
-                    raise CacheError(f"{what}: this thread is writing to it already; finish that first") from None
+                    other = {}  # what this thread left after an error; the holder has not written yet
                 if not wait:
                     raise CacheError(f"{what}: in use by {_describe(other)}; try again when that is done") from None
                 if not said:
@@ -97,6 +105,8 @@ def hold(
                 fcntl.flock(fd, fcntl.LOCK_EX)
             if not _same_file(fd, path):  # it was replaced while we waited: take the new one
                 continue
+            had = True
+            _held.add(mine)
             before = os.pread(fd, _LONGEST, 0) if restore else b""
             os.ftruncate(fd, 0)
             with suppress(OSError):  # a full disk: others wait all the same, and do not learn for whom
@@ -110,6 +120,8 @@ def hold(
         finally:
             if os.getpid() == me["pid"]:  # a forked child has closed it already
                 with _opening:
+                    if had:
+                        _held.discard(mine)
                     _open.discard(fd)
                     os.close(fd)  # releases the lock
 

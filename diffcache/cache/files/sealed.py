@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diffcache.cache.files.disk import read_small
+from diffcache.cache.files.disk import read_small, unread
 from diffcache.errors import CacheError, MissingError, brief
 from diffcache.recipe import FORMAT_VERSION, Plain, canonical_json
 
@@ -106,13 +106,14 @@ def read_sealed(path: Path) -> dict[str, Plain]:
     Raises:
         MissingError: it isn't there.
         CacheError: it is damaged.
+        UnreadableError: it cannot be read.
     """
     try:
         data = read_small(path, limit=MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise MissingError(f"{path}: no such file") from None
     except OSError as error:
-        raise CacheError(f"{path}: cannot be read: {error.strerror}") from None
+        raise unread(path, error) from None
     if len(data) > MAX_BYTES:
         raise CacheError(f"{path}: damaged: a file of this kind has at most {MAX_BYTES} bytes")
     return unseal(data, path)

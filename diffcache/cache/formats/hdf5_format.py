@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from diffcache.cache.files.disk import plain_file, require_room
+from diffcache.cache.files.disk import UnreadableError, open_plain, plain_file, require_room, unread
 from diffcache.cache.files.extents import DTYPES, Extents, Run
 from diffcache.cache.files.reserved import ReservedFile
 from diffcache.cache.formats.compressed import ZSTD
@@ -219,13 +219,13 @@ class _Chunks:
         expected = (self._spec.shape, np.dtype(DTYPES[self._spec.dtype]), (self._chunk, *self._spec.shape[1:]))
         plain_file(self._path.parent, self._path.name)
         try:
-            file = _h5py().File(self._path, "r", locking=False)
+            file = _opened(self._path)
             dataset = _own_dataset(file, "features")
             count = dataset.id.get_num_chunks()
             if (dataset.shape, dataset.dtype, dataset.chunks) != expected or count != -(-expected[0][0] // self._chunk):
                 raise KeyError(f"its features are not what its list entry says, or lack some of their {count} chunks")
         except _READ_ERRORS as error:
-            raise CacheError(f"{self._path}: damaged: {error}") from None
+            raise _damage(self._path, error) from None
         return dataset
 
     def read(self, number: int) -> np.ndarray[Any, Any]:
@@ -238,12 +238,27 @@ class _Chunks:
         try:
             self._dataset.read_direct(values, np.s_[first : first + rows])  # half the time of indexing
         except _READ_ERRORS as error:
-            raise CacheError(f"{self._path}: damaged: chunk {number}: {error}") from None
+            raise _damage(self._path, error, f"chunk {number}: ") from None
         values.setflags(write=False)
         return values
 
 
 _READ_ERRORS = (OSError, KeyError, TypeError, AttributeError, RuntimeError, IndexError, ValueError)
+
+
+def _opened(path: Path) -> Any:
+    """A file, opened for reading; the system says more clearly than the library why it cannot be."""
+    os.close(open_plain(path))
+    # no lock: nobody writes through the library, and network file systems may have none
+    return _h5py().File(path, "r", locking=False)
+
+
+def _damage(path: Path, error: Exception, what: str = "") -> CacheError | UnreadableError:
+    """The error for what the library could not read; it knows a number where the system did not let it."""
+    if isinstance(error, UnreadableError):
+        return error
+    reason = unread(path, error) if isinstance(error, OSError) and error.errno else None
+    return reason if isinstance(reason, UnreadableError) else CacheError(f"{path}: damaged: {what}{error}")
 
 
 def _own_dataset(file: Any, name: str) -> Any:
@@ -283,16 +298,15 @@ class _open:
     def __enter__(self) -> Any:
         plain_file(self._path.parent, self._path.name)  # the library would wait for a pipe, and follow a link
         try:
-            # no lock: nobody writes through the library, and network file systems may have none
-            self._file = _h5py().File(self._path, "r", locking=False)
+            self._file = _opened(self._path)
         except OSError as error:
-            raise CacheError(f"{self._path}: damaged or missing: {error}") from None
+            raise _damage(self._path, error) from None
         return self._file
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self._file.close()
         if isinstance(error, _READ_ERRORS) and not isinstance(error, CacheError):
-            raise CacheError(f"{self._path}: damaged: {error}") from None
+            raise _damage(self._path, error) from None
 
 
 @contextmanager

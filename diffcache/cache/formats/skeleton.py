@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from diffcache.cache.files.disk import open_plain
 from diffcache.cache.files.extents import Extents
 
 _PIECE = 1 << 20
@@ -41,7 +42,7 @@ def skeleton(folder: Path, entries: Iterable[Path], extents: Iterable[Extents], 
     for name in sorted(files):
         size = files[name].stat().st_size
         digest.update(f"{name}\n{size}\n".encode())
-        with files[name].open("rb", buffering=0) as file:
+        with os.fdopen(open_plain(files[name]), "rb", buffering=0) as file:
             at = 0
             for start, stop in [*sorted(taken.get(name, ())), (size, size)]:
                 while at < start:

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 
 from diffcache.cache.files import sealed
-from diffcache.cache.files.disk import allocate, open_plain, plain_file, read_small, require_room
+from diffcache.cache.files.disk import (
+    UnreadableError,
+    allocate,
+    open_plain,
+    plain_file,
+    read_small,
+    require_room,
+    unread,
+)
 from diffcache.cache.files.extents import DTYPES, Extents, Run
 from diffcache.cache.formats.compressed import ZSTD
 from diffcache.cache.formats.protocol import ArraySpec, missing_library
@@ -135,7 +143,9 @@ class ZarrFormat:
             shape, dtype, block = values["shape"], values["data_type"], values["attributes"]["block"]
             n, c, h, w = (int(size) for size in shape)
             chunk = int(values["chunk_grid"]["configuration"]["chunk_shape"][0])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        except OSError as error:
+            raise unread(path, error) from None
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise CacheError(f"{path}: damaged: {error}") from None
         return ArraySpec(setting, str(block), str(dtype), (n, c, h, w), segment, chunk if 1 <= chunk <= n else None)
 
@@ -186,7 +196,9 @@ def _whole_file(root: Path, path: str) -> bytes:
     try:
         with os.fdopen(open_plain(root / path), "rb", buffering=0) as file:
             return file.readall()
-    except (OSError, MemoryError) as error:
+    except OSError as error:
+        raise unread(root / path, error) from None
+    except MemoryError as error:
         raise CacheError(f"{root / path}: damaged: it cannot be read: {error}") from None
 
 
@@ -244,7 +256,11 @@ class _Chunks:
                 raise ValueError(f"it is no whole frame of {nbytes} bytes")
             out = np.empty(self.shape, self.type)
             blosc.decompress(data, out)
-        except (OSError, ValueError, RuntimeError) as error:
+        except UnreadableError:
+            raise
+        except OSError as error:
+            raise unread(self.root / path, error) from None
+        except (ValueError, RuntimeError) as error:
             raise CacheError(f"{self.root / path}: damaged: {error}") from None
         out.setflags(write=False)
         return out[: self.rows - number * self.shape[0]]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -21,6 +23,7 @@ from diffcache.cache.checking.verify import verify_store
 from diffcache.cache.exchange.convert import convert_store
 from diffcache.cache.exchange.importing import import_features
 from diffcache.cache.files import sealed
+from diffcache.cache.files.disk import UnreadableError
 from diffcache.cache.files.extents import RawFiles
 from diffcache.cache.formats import hdf5_format
 from diffcache.errors import CacheError, MissingError
@@ -530,3 +533,63 @@ class TestWritingToADamagedStore:
         assert contents(store) == before
         assert repaired(store).missing == {}
         assert contents(store) == whole
+
+
+def bar(monkeypatch: pytest.MonkeyPatch, barred: Path, error: int = errno.EACCES) -> None:
+    """Let nobody open a file."""
+    open_ = os.open
+
+    def opened(path: Any, *args: Any, **options: Any) -> int:
+        if os.fspath(path) == str(barred):
+            raise OSError(error, os.strerror(error), str(path))
+        return open_(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", opened)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_cannot_be_read_is_neither_judged_nor_touched(
+    store: Store, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    if damaged:
+        (store.path / "foreign").write_bytes(b"x")
+        flip(data_file(store, "t90.b24.pool1", segment=1), 9)
+    whole = contents(store)
+    of_a_kind = {(Path(name).parts[:2], Path(name).suffix, name.rpartition("/")[2][:3]): name for name in whole}
+    names = [name for name in of_a_kind.values() if name != "foreign"]
+    assert len(names) > 12
+    for name in names:
+        if damaged and (store.path / name) == data_file(store, "t90.b24.pool1", segment=1):
+            continue
+        with monkeypatch.context() as patch:
+            bar(patch, store.path / name)
+            for look in (verify_store, repair_store):
+                with pytest.raises(UnreadableError, match=f"{re.escape(name)}: it cannot be read: Permission denied"):
+                    look(store.path)
+        assert contents(store) == whole, name
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EMFILE, errno.ESTALE, errno.ENOMEM])
+def test_what_cannot_be_made_again_for_want_of_reading_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    catalog.array_path(store.path, LARGE, segment=0).write_bytes(b"")  # its files are read by the repair alone
+    path = store.path / store.array(OTHER, segment=0).features.runs[0].path
+    before = contents(store)
+    bar(monkeypatch, path, error)
+    with pytest.raises(UnreadableError, match=os.strerror(error)):
+        repair_store(store.path)
+    assert contents(store) == before
+    monkeypatch.undo()
+    bar(monkeypatch, data_file(store), error)
+    with pytest.raises(UnreadableError, match=os.strerror(error)):
+        repair_store(store.path)
+    monkeypatch.undo()
+    assert contents(store) == before
+    assert repaired(store).missing == {}
+
+
+@pytest.mark.parametrize("error", [errno.ELOOP, errno.EISDIR, errno.ENXIO])
+def test_something_else_in_place_of_a_file_is_damage(store: Store, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    bar(monkeypatch, data_file(store), error)
+    assert verify_store(store.path).status == "damaged"

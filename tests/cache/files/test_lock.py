@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 import textwrap
@@ -10,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from diffcache.cache.files.lock import hold
+from diffcache.cache.files.lock import hold, left_unfinished
+from diffcache.errors import CacheError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -52,3 +55,22 @@ def test_a_child_forked_while_another_thread_waits_does_not_keep_the_lock(tmp_pa
     begun = time.monotonic()
     with hold(path, what="x"):
         assert time.monotonic() - begun < 10
+
+
+def test_the_text_that_a_thread_left_after_an_error_is_not_taken_for_its_holder(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with pytest.raises(RuntimeError), hold(path, what="x"):
+        raise RuntimeError
+    assert left_unfinished(path)
+    fd = os.open(path, os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX)  # another's, who has not written yet
+    with pytest.raises(CacheError, match="x: in use by another process"), hold(path, what="x", wait=False):
+        pass
+    os.close(fd)
+    with hold(path, what="x"):
+        for wait in (True, False):
+            already = pytest.raises(CacheError, match="this thread is writing to it already")
+            with already, hold(path, what="x", wait=wait):
+                pass
+    with hold(path, what="x", wait=False):
+        pass
