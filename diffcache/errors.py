@@ -65,6 +65,16 @@ class DiskFullError(DiffcacheError, OSError):
         return str(self.args[0]) if self.args else ""
 
 
+class UnreadableError(DiffcacheError, OSError):
+    """What the system does not let us read: no permission, a bad disk, too many open files; it may well be whole.
+
+    No CacheError, since nothing is known to be damaged: neither a verdict nor a repair goes on after it.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
 class DependencyError(DiffcacheError, ImportError):
     """An optional package is needed and not installed."""
 

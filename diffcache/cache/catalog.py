@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from diffcache.cache.files import sealed
-from diffcache.cache.files.disk import UnreadableError, read_small, unread
+from diffcache.cache.files.disk import read_small, unread
 from diffcache.cache.files.extents import Extents
 from diffcache.cache.formats.compressed import MOST_BYTES
 from diffcache.cache.formats.protocol import ArraySpec
@@ -25,7 +25,7 @@ from diffcache.cache.layout import (
 )
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import Receipt
-from diffcache.errors import CacheError, MissingError
+from diffcache.errors import CacheError, MissingError, UnreadableError
 from diffcache.recipe import FORMAT_VERSION, Plain
 from diffcache.setting import Setting
 

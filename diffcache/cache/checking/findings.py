@@ -14,7 +14,7 @@ import numpy as np
 from diffcache.cache.catalog import ARRAYS, MARKS, SEGMENTS, Ledger, Segment, StoredArray
 from diffcache.cache.checking.faults import Fault, Kind
 from diffcache.cache.files import sealed
-from diffcache.cache.files.disk import UnreadableError, unread
+from diffcache.cache.files.disk import unread
 from diffcache.cache.files.extents import Extents
 from diffcache.cache.formats.protocol import Format, get_format
 from diffcache.cache.header import HEADER, Header
@@ -24,7 +24,7 @@ from diffcache.cache.receipts import Receipt
 from diffcache.cache.rows import PIECE, open_file, read_raw
 from diffcache.cache.stamps import STAMPS
 from diffcache.cache.store import LOCK, Store
-from diffcache.errors import CacheError
+from diffcache.errors import CacheError, UnreadableError
 from diffcache.setting import Setting
 
 

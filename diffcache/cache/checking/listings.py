@@ -13,7 +13,6 @@ from diffcache.cache.checking.findings import Look, is_file, is_folder, names
 from diffcache.cache.checking.records import Read
 from diffcache.cache.checking.withdrawal import read_listing
 from diffcache.cache.files import sealed
-from diffcache.cache.files.disk import UnreadableError
 from diffcache.cache.files.extents import Extents
 from diffcache.cache.header import HEADER, Header
 from diffcache.cache.layout import array_name, named_setting, segment_name, segment_number
@@ -21,7 +20,7 @@ from diffcache.cache.orphans import is_spoken_of, unlisted_arrays
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.stamps import STAMPS
-from diffcache.errors import CacheError, DiffcacheError, MissingError
+from diffcache.errors import CacheError, DiffcacheError, MissingError, UnreadableError
 from diffcache.recipe import FORMAT_VERSION, Plain, canonical_json
 from diffcache.setting import Setting
 

@@ -22,7 +22,7 @@ from diffcache.cache.checking.rebuild import LostError, rebuild_array, rebuild_s
 from diffcache.cache.checking.verify import check_rows, processors
 from diffcache.cache.exchange.importing import BACKBONE
 from diffcache.cache.files import sealed
-from diffcache.cache.files.disk import UnreadableError, flush_folder, make_folder, remove, write_whole
+from diffcache.cache.files.disk import flush_folder, make_folder, remove, write_whole
 from diffcache.cache.files.extents import RawFiles
 from diffcache.cache.files.lock import hold
 from diffcache.cache.header import HEADER, Header
@@ -33,7 +33,7 @@ from diffcache.cache.receipts import Receipt
 from diffcache.cache.rows import PIECE, copy_rows, read_raw, row_hashes
 from diffcache.cache.samples import Samples
 from diffcache.cache.store import LOCK, Store
-from diffcache.errors import CacheError, DiffcacheError, MissingError
+from diffcache.errors import CacheError, DiffcacheError, MissingError, UnreadableError
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.setting import Setting
 

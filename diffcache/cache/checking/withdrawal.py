@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from diffcache.cache.files import sealed
-from diffcache.cache.files.disk import UnreadableError, read_small, unread, write_whole
-from diffcache.errors import DiffcacheError
+from diffcache.cache.files.disk import read_small, unread, write_whole
+from diffcache.errors import DiffcacheError, UnreadableError
 from diffcache.recipe import Plain
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from diffcache.cache.layout import sized
-from diffcache.errors import CacheError, DiffcacheError, DiskFullError
+from diffcache.errors import CacheError, DiskFullError, UnreadableError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_TEXT = tuple(text for code in _FULL for text in (os.strerror(code), f"errno = {code},"))
@@ -132,16 +132,6 @@ def open_plain(path: str | Path, flags: int = os.O_RDONLY) -> int:
         os.close(fd)
         raise OSError(errno.EINVAL, "expected a file, found something else", str(path))
     return fd
-
-
-class UnreadableError(DiffcacheError, OSError):
-    """What the system does not let us read: no permission, a bad disk, too many open files; it may well be whole.
-
-    No CacheError, since nothing is known to be damaged: neither a verdict nor a repair goes on after it.
-    """
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
 
 
 _GONE = (errno.ENOENT, errno.ENOTDIR)

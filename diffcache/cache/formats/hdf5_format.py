@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from diffcache.cache.files.disk import UnreadableError, open_plain, plain_file, require_room, unread
+from diffcache.cache.files.disk import open_plain, plain_file, require_room, unread
 from diffcache.cache.files.extents import DTYPES, Extents, Run
 from diffcache.cache.files.reserved import ReservedFile
 from diffcache.cache.formats.compressed import ZSTD
 from diffcache.cache.formats.protocol import ArraySpec, missing_library
 from diffcache.cache.layout import PAGE, array_name, dimensions, segment_name
 from diffcache.cache.samples import Samples
-from diffcache.errors import CacheError, DependencyError
+from diffcache.errors import CacheError, DependencyError, UnreadableError
 from diffcache.recipe import Plain, canonical_json
 from diffcache.setting import Setting
 

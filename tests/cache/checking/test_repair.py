@@ -23,10 +23,9 @@ from diffcache.cache.checking.verify import verify_store
 from diffcache.cache.exchange.convert import convert_store
 from diffcache.cache.exchange.importing import import_features
 from diffcache.cache.files import sealed
-from diffcache.cache.files.disk import UnreadableError
 from diffcache.cache.files.extents import RawFiles
 from diffcache.cache.formats import hdf5_format
-from diffcache.errors import CacheError, MissingError
+from diffcache.errors import CacheError, MissingError, UnreadableError
 from tests.cache.toy import CLASSES, LARGE, OTHER, ROWS, SHAPES, SMALL, create, fill, hashes, samples, values
 
 GROWN = 700
