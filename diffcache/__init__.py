@@ -24,11 +24,11 @@ if TYPE_CHECKING:
         repair_store,
         verify_store,
     )
-    from diffcache.config import head_config, load_pipeline
+    from diffcache.config import head_config, head_sweep, load_pipeline
     from diffcache.errors import DiffcacheError
     from diffcache.experiments import plan_pipeline
     from diffcache.extraction import extract
-    from diffcache.heads import Run, find_runs, load_run, train_head
+    from diffcache.heads import Run, find_runs, load_run, train_head, train_sweep
     from diffcache.images import open_split
     from diffcache.recipe import Recipe
     from diffcache.setting import Setting, grid
@@ -47,6 +47,7 @@ _HOME = {
     "find_runs": "heads",
     "grid": "setting",
     "head_config": "config",
+    "head_sweep": "config",
     "import_features": "cache",
     "load_card": "backbones",
     "load_pipeline": "config",
@@ -57,6 +58,7 @@ _HOME = {
     "plan_pipeline": "experiments",
     "repair_store": "cache",
     "train_head": "heads",
+    "train_sweep": "heads",
     "verify_store": "cache",
 }
 
@@ -74,6 +76,7 @@ __all__ = [
     "find_runs",
     "grid",
     "head_config",
+    "head_sweep",
     "import_features",
     "load_card",
     "load_pipeline",
@@ -84,6 +87,7 @@ __all__ = [
     "plan_pipeline",
     "repair_store",
     "train_head",
+    "train_sweep",
     "verify_store",
 ]
 

@@ -11,7 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diffcache.config import HEADS, HeadConfig, Pipeline, head_config, head_fields, load_pipeline, parse_pipeline
+from diffcache.config import (
+    HEADS,
+    HeadConfig,
+    Pipeline,
+    head_config,
+    head_fields,
+    head_sweep,
+    load_pipeline,
+    parse_pipeline,
+)
 from diffcache.errors import ConfigError, DiffcacheError, MissingError
 from diffcache.setting import Setting
 
@@ -64,7 +73,7 @@ def test_the_default_pipeline_covers_what_it_promises() -> None:
     assert len(extract.t) >= 3
     assert len(extract.b) >= 4
     assert len(extract.pool) >= 3
-    assert [head.kind for head in pipeline.heads.heads] == list(HEADS)
+    assert {head.kind for head in pipeline.heads.heads} == set(HEADS)
     assert pipeline.heads.pixels
     assert len(pipeline.images.class_names or ()) == 10
     assert pipeline.images.splits["train"].images == ROOT / "data/fashion_mnist/train-images-idx3-ubyte.gz"
@@ -107,7 +116,7 @@ class TestGood:
         assert pipeline.extract.t == (5,)
         assert pipeline.extract.draws == 2
         assert pipeline.extract.b == (7,)
-        assert pipeline.heads.heads[0].lr == 0.5
+        assert [head.lr for head in pipeline.heads.heads[0].heads] == [0.5]
 
     def test_overrides_leave_what_they_are_given_as_it_is(self) -> None:
         values = changed({})
@@ -122,7 +131,7 @@ class TestGood:
 
     def test_heads_share_and_override(self) -> None:
         pipeline = parse({"heads.epochs": 5, "heads.mlp": {"epochs": 9, "hidden": 64}, "heads.linear": {}})
-        mlp, linear = pipeline.heads.heads
+        (mlp,), (linear,) = (sweep.heads for sweep in pipeline.heads.heads)
         assert (mlp.kind, mlp.epochs, mlp.hidden, mlp.settings) == ("mlp", 9, 64, "best")
         assert (linear.kind, linear.epochs, linear.settings) == ("linear", 5, "all")
 
@@ -295,17 +304,59 @@ class TestFiles:
 class TestHeads:
     @pytest.mark.parametrize("kind", HEADS)
     def test_fields_of_a_kind_make_it_again(self, kind: str) -> None:
-        config = head_config(kind, {"epochs": 3})
+        config = head_config(kind, {"standardize": False})
         fields = head_fields(config)
         assert "settings" not in fields
         assert fields.pop("kind") == kind
         assert head_config(kind, {**fields, "settings": config.settings}) == config
         assert ("width" in fields) == (kind == "attention")
+        assert ("lr" in fields) == (kind not in ("logistic", "ridge"))
+        assert ("l2" in fields) == (kind in ("logistic", "ridge"))
         assert ("hidden" in fields) == (kind in ("mlp", "cnn"))
 
     def test_unknown_kind(self) -> None:
-        with pytest.raises(ConfigError, match=r'expected one of "linear", "mlp", "cnn", "attention" \(did you mean'):
+        with pytest.raises(
+            ConfigError, match=r'expected one of "linear", "mlp", "cnn", "attention", "logistic", "ridge" \(did'
+        ):
             head_config("attn")
+
+    def test_lists_make_every_combination(self) -> None:
+        sweep = head_sweep("mlp", {"lr": [1e-3, 1e-2], "seed": [0, 1, 2], "weight_decay": 0.5, "hidden": 7})
+        assert [(head.lr, head.seed) for head in sweep.heads] == [
+            (1e-3, 0), (1e-3, 1), (1e-3, 2), (1e-2, 0), (1e-2, 1), (1e-2, 2),
+        ]  # fmt: skip
+        assert {(head.weight_decay, head.hidden) for head in sweep.heads} == {(0.5, 7)}
+        assert sweep.swept == {"lr": (1e-3, 1e-2), "seed": (0, 1, 2)}
+        assert head_sweep("linear", {"lr": [1e-2]}).heads == (head_config("linear", {"lr": 1e-2}),)
+        assert len(head_sweep("logistic").heads) > 1
+        assert head_sweep("logistic", {"l2": 0.5}).heads == (head_config("logistic", {"l2": 0.5}),)
+
+    def test_lists_of_a_pipeline(self) -> None:
+        shared = {"heads.lr": [0.1, 0.2], "heads.epochs": 5, "heads.linear": {}, "heads.mlp": {"lr": 0.3}}
+        linear, mlp, ridge = parse({**shared, "heads.ridge": {"l2": [1, 2]}}).heads.heads
+        assert [head.lr for head in linear.heads] == [0.1, 0.2]
+        assert [head.lr for head in mlp.heads] == [0.3]
+        assert [head.l2 for head in ridge.heads] == [1, 2]
+
+    @pytest.mark.parametrize(
+        ("kind", "values", "line"),
+        [
+            ("linear", {"lr": []}, r"heads\.lr: expected at least one value"),
+            ("linear", {"lr": [0.1, 0.1]}, r"heads\.lr: expected values that differ, 0\.1 is there twice"),
+            ("linear", {"lr": [0.1, -1]}, r"heads\.lr: expected a number above 0, got -1"),
+            ("linear", {"l2": [0.1]}, r"heads\.l2: a linear head has no l2; it is for logistic, ridge"),
+            ("ridge", {"lr": [0.1]}, r"heads\.lr: a ridge head has no lr"),
+            ("linear", {"batch_size": [1, 2]}, r"heads\.batch_size: expected a whole number"),
+            (
+                "linear",
+                {"lr": [0.1, 0.2], "seed": list(range(501))},
+                r"heads: lr x seed makes 1,002 heads, at most 1,000",
+            ),
+        ],
+    )
+    def test_lists_that_are_refused(self, kind: str, values: Any, line: str) -> None:
+        with pytest.raises(ConfigError, match=line):
+            head_sweep(kind, values)
 
     def test_is_a_head_config(self) -> None:
         assert isinstance(head_config("linear"), HeadConfig)

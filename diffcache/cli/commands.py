@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from diffcache.cache.display.text import printable
 from diffcache.cli.output import echo, plain_table, table_lines
 from diffcache.cli.progress import clock, shown
-from diffcache.config import HEADS, SPLITS, Pipeline, head_config, load_pipeline, one_of
+from diffcache.config import HEADS, SPLITS, Pipeline, head_sweep, load_pipeline, one_of
 from diffcache.errors import ConfigError, ImageError, MissingError, NotCachedError
 from diffcache.events import Notice, OnEvent
 from diffcache.setting import Setting
@@ -112,9 +112,9 @@ def _chosen_heads(
         for kind in kinds:
             one_of(*HEADS)(kind, "--head")
         named = {head.kind: head for head in heads}
-        heads = [named.get(kind) or head_config(kind) for kind in kinds]
+        heads = [named.get(kind) or head_sweep(kind) for kind in kinds]
     if settings is not None:
-        heads = [replace(head, settings=settings) for head in heads]
+        heads = [head.replaced(settings=settings) for head in heads]
     if device is not None:
-        heads = [replace(head, device=device) for head in heads]
+        heads = [head.replaced(device=device) for head in heads]
     return replace(pipeline, heads=replace(pipeline.heads, heads=tuple(heads)))

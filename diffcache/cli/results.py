@@ -12,15 +12,16 @@ from diffcache.config import Pipeline
 
 if TYPE_CHECKING:
     from diffcache.experiments import HeadsResult
-    from diffcache.heads import PairedDifference
+    from diffcache.heads import PairedDifference, Run
 
 
 def print_heads(result: HeadsResult, pipeline: Pipeline) -> None:
     """Every run, the best ones marked, and what they gain over raw pixels and over the linear head."""
     runs = [*([result.pixels] if result.pixels else []), *result.runs]
     top5 = any(run.top5 for run in runs)
-    columns = ["head", "setting", "block", "valid.", "test top-1", "95 %", *(["top-5"] if top5 else []),
-               "parameters", "epoch", "seconds", ""]  # fmt: skip
+    swept = any(run.sweep for run in runs)
+    columns = ["head", "setting", "block", *(["chosen of the sweep"] if swept else []), "valid.", "test top-1", "95 %",
+               *(["top-5"] if top5 else []), "parameters", "epoch", "seconds", ""]  # fmt: skip
     table = plain_table(*columns, right=("valid.", "test top-1", "95 %", "top-5", "parameters", "epoch", "seconds"))
     names = {} if pipeline.backbone.imported else block_names(pipeline.backbone.card)
     for run in runs:
@@ -29,6 +30,7 @@ def print_heads(result: HeadsResult, pipeline: Pipeline) -> None:
             run.kind,
             "raw pixels" if run is result.pixels else str(run.setting),
             "" if run is result.pixels else names.get(run.setting.b, ""),
+            *([_chosen(run)] if swept else []),
             percent(run.validation_top1),
             percent(run.top1.value),
             f"{percent(run.top1.low)}-{percent(run.top1.high)}",
@@ -50,6 +52,12 @@ def print_heads(result: HeadsResult, pipeline: Pipeline) -> None:
     if result.best_other is not None and (gain := result.gain_over_linear()) is not None:
         click.echo(f"best other ({result.best_other.kind}) over best linear: {_points(gain)}")
     click.echo(f"runs: {pipeline.runs / pipeline.images.name}")
+
+
+def _chosen(run: Run) -> str:
+    """``lr 0.001, weight_decay 0.1 (of 32)``; empty for a head that was trained alone."""
+    values = ", ".join(f"{name} {value:g}" for name, value in run.chosen.items())
+    return f"{values} (of {len(run.sweep)})" if values else ""
 
 
 def block_names(name: str | Path) -> dict[int, str]:

@@ -5,14 +5,18 @@ heads. It is validated whole before any work starts; paths in it are relative to
 """
 
 from diffcache.config.checks import one_of
-from diffcache.config.reading import head_config, head_fields, load_pipeline, parse_pipeline
+from diffcache.config.reading import head_config, head_fields, head_sweep, load_pipeline, parse_pipeline
 from diffcache.config.tables import (
     HEADS,
+    LINEAR,
     SPLITS,
+    SWEPT,
+    TRAINED,
     BackboneConfig,
     ExtractConfig,
     HeadConfig,
     HeadsConfig,
+    HeadSweep,
     ImagesConfig,
     Pipeline,
     SplitConfig,
@@ -20,16 +24,21 @@ from diffcache.config.tables import (
 
 __all__ = [
     "HEADS",
+    "LINEAR",
     "SPLITS",
+    "SWEPT",
+    "TRAINED",
     "BackboneConfig",
     "ExtractConfig",
     "HeadConfig",
+    "HeadSweep",
     "HeadsConfig",
     "ImagesConfig",
     "Pipeline",
     "SplitConfig",
     "head_config",
     "head_fields",
+    "head_sweep",
     "load_pipeline",
     "one_of",
     "parse_pipeline",

@@ -56,6 +56,13 @@ def real(low: float, high: float | None = None, *, above: bool = False) -> Check
     return check
 
 
+def number(value: Any, where: str) -> float:
+    """Any number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise fail(where, "a number", value)
+    return value
+
+
 def one_of(*words: str) -> Check:
     """One of a few words."""
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffcache.config.checks import at_home, different, fail, file_path, name, one_of, text
+from diffcache.config.checks import at_home, different, fail, file_path, name, number, one_of, text
 from diffcache.config.tables import (
     HEAD_DEFAULTS,
     HEADS,
+    MOST_SWEPT,
     ONLY_FOR,
     SPLITS,
+    SWEEP_DEFAULTS,
+    SWEPT,
+    TRAINED,
     BackboneConfig,
     ExtractConfig,
     HeadConfig,
     HeadsConfig,
+    HeadSweep,
     ImagesConfig,
     Pipeline,
     SplitConfig,
@@ -111,6 +118,34 @@ def head_config(kind: str, values: Mapping[str, Any] | None = None, *, where: st
     return config
 
 
+def head_sweep(kind: str, values: Mapping[str, Any] | None = None, *, where: str = "heads") -> HeadSweep:
+    """Validated heads of one kind: every combination of the values that are listed.
+
+    Args:
+        kind: of head.
+        values: as of :func:`head_config`; ``lr``, ``weight_decay``, ``seed`` and ``l2`` may be lists.
+        where: names the place in errors.
+
+    Raises:
+        ConfigError: as :func:`head_config`; a list that is empty or holds a value twice.
+    """
+    one_of(*HEADS)(kind, where)
+    values = {**SWEEP_DEFAULTS.get(kind, {}), **(values or {})}
+    lists = {name: values.pop(name) for name in SWEPT if isinstance(values.get(name), list | tuple)}
+    lists = {name: different(number)(several, f"{where}.{name}") for name, several in lists.items()}
+    count = math.prod(map(len, lists.values()))
+    if count > MOST_SWEPT:
+        raise ConfigError(
+            f"{where}: {' x '.join(lists)} makes {count:,} heads, at most {MOST_SWEPT:,} are trained together"
+        )
+    combinations = itertools.product(*lists.values())
+    return HeadSweep(
+        tuple(
+            head_config(kind, {**values, **dict(zip(lists, some, strict=True))}, where=where) for some in combinations
+        )
+    )
+
+
 def head_fields(config: HeadConfig) -> dict[str, Any]:
     """The fields that this kind of head has, as plain values; ``settings`` left out."""
     return {
@@ -158,16 +193,19 @@ def _images(values: dict[str, Any], where: str, folder: Path, *, imported: bool)
 
 def _heads(values: dict[str, Any], where: str) -> HeadsConfig:
     own = {f.name for f in dataclasses.fields(HeadsConfig) if f.name != "heads"}
-    shared_names = {f.name for f in dataclasses.fields(HeadConfig)} - {"kind", "settings", *ONLY_FOR}
+    some_alone = {key for key, kinds in ONLY_FOR.items() if not set(TRAINED) <= set(kinds)}
+    shared_names = {f.name for f in dataclasses.fields(HeadConfig)} - {"kind", "settings", *some_alone}
     _known(values, (*sorted(own), *HEADS, *sorted(shared_names)), where)
-    shared = {key: value for key, value in values.items() if key in shared_names}
-    heads = tuple(
-        head_config(kind, {**shared, **_table(table, f"{where}.{kind}")}, where=f"{where}.{kind}")
-        for kind, table in values.items()
-        if kind in HEADS
-    )
+    heads = []
+    for kind, table in values.items():
+        if kind not in HEADS:
+            continue
+        shared = {
+            key: value for key, value in values.items() if key in shared_names and kind in ONLY_FOR.get(key, HEADS)
+        }
+        heads.append(head_sweep(kind, {**shared, **_table(table, f"{where}.{kind}")}, where=f"{where}.{kind}"))
     common = _read(HeadsConfig, {key: value for key, value in values.items() if key in own}, where, None)
-    return dataclasses.replace(common, heads=heads)
+    return dataclasses.replace(common, heads=tuple(heads))
 
 
 def _read(cls: type, values: Any, where: str, folder: Path | None, **fixed: Any) -> Any:

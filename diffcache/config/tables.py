@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,8 @@ class HeadConfig:
     """A head and how it is trained. Fields that a kind of head does not have are refused for it.
 
     Attributes:
-        kind: ``linear``, ``mlp``, ``cnn`` or ``attention``.
+        kind: ``linear``, ``mlp``, ``cnn`` or ``attention``, trained by gradient steps; ``logistic``, a linear
+            head fitted by L-BFGS; or ``ridge``, one fitted in closed form.
         settings: which settings to train it on: ``"all"``, ``"best"`` (the setting on which the
             linear head has the best validation accuracy) or a list.
         epochs: passes over the training rows, at most.
@@ -178,6 +179,9 @@ class HeadConfig:
         width: width of a token of ``attention``.
         num_heads: attention heads a block of ``attention``.
         mlp_ratio: hidden width of a transformer block over ``width``.
+        l2: weight of the penalty of ``logistic`` and ``ridge``: they minimise the mean loss of a row plus
+            ``l2 / 2`` times the sum of squared weights; scikit-learn's ``C`` is 1 / (rows l2), its ``alpha`` rows l2.
+        iterations: of ``logistic``, at most.
     """
 
     kind: str
@@ -205,9 +209,34 @@ class HeadConfig:
     width: int = checked(whole(1, 1_000_000), 128)
     num_heads: int = checked(whole(1, 10_000), 8)
     mlp_ratio: float = checked(real(0, above=True), 4.0)
+    l2: float = checked(real(0, above=True), 1e-3)
+    iterations: int = checked(whole(1, 100_000), 200)
 
+
+TRAINED = ("linear", "mlp", "cnn", "attention")
+"""Heads trained by gradient steps; the others are fitted."""
+
+LINEAR = ("linear", "logistic", "ridge")
+"""Heads that are one linear layer, however it was found."""
 
 ONLY_FOR = {
+    "epochs": TRAINED,
+    "batch_size": TRAINED,
+    "optimizer": TRAINED,
+    "lr": TRAINED,
+    "momentum": TRAINED,
+    "weight_decay": TRAINED,
+    "schedule": TRAINED,
+    "step_epochs": TRAINED,
+    "step_factor": TRAINED,
+    "warmup_epochs": TRAINED,
+    "label_smoothing": TRAINED,
+    "patience": TRAINED,
+    "seed": TRAINED,
+    "order_seed": TRAINED,
+    "precision": TRAINED,
+    "l2": ("logistic", "ridge"),
+    "iterations": ("logistic",),
     "hidden": ("mlp", "cnn"),
     "depth": ("mlp", "cnn", "attention"),
     "dropout": ("mlp", "cnn", "attention"),
@@ -221,9 +250,54 @@ HEAD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "mlp": {"depth": 1, "hidden": 512, "dropout": 0.3},
     "cnn": {"depth": 2, "hidden": 128, "dropout": 0.3},
     "attention": {"depth": 2, "width": 128, "num_heads": 8, "dropout": 0.1},
+    "logistic": {},
+    "ridge": {},
 }
 
 HEADS = tuple(HEAD_DEFAULTS)
+
+SWEPT = ("lr", "weight_decay", "seed", "l2")
+"""Fields that a pipeline file may give several values of."""
+
+MOST_SWEPT = 1_000
+"""Heads of one sweep."""
+
+SWEEP_DEFAULTS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
+    "logistic": {"l2": (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)},
+    "ridge": {"l2": (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0)},
+}
+"""What a fitted head tries where its table does not say."""
+
+
+@dataclass(frozen=True)
+class HeadSweep:
+    """Heads of one kind that differ in what is swept and are trained together; one head is a sweep of one.
+
+    Attributes:
+        heads: every combination of the values, the last swept field varying fastest; at least one.
+    """
+
+    heads: tuple[HeadConfig, ...]
+
+    @property
+    def kind(self) -> str:
+        """Kind of head."""
+        return self.heads[0].kind
+
+    @property
+    def settings(self) -> str | tuple[Setting, ...]:
+        """Which settings to train them on."""
+        return self.heads[0].settings
+
+    @property
+    def swept(self) -> dict[str, tuple[float, ...]]:
+        """The fields that have several values, with these in order."""
+        values = {name: tuple(dict.fromkeys(getattr(head, name) for head in self.heads)) for name in SWEPT}
+        return {name: found for name, found in values.items() if len(found) > 1}
+
+    def replaced(self, **fields: Any) -> HeadSweep:
+        """The same sweep with some fields of all its heads replaced."""
+        return HeadSweep(tuple(replace(head, **fields) for head in self.heads))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,13 +305,13 @@ class HeadsConfig:
     """Stage two: the heads, and what they share.
 
     Attributes:
-        heads: the heads to train, in the order of the file.
+        heads: the heads to train, in the order of the file; each a sweep, most of them of one.
         validation: share of each class's training images that is held out to choose by.
         split_seed: seed of that choice.
         pixels: whether the linear head is also trained on raw pixels, to compare with.
     """
 
-    heads: tuple[HeadConfig, ...] = ()
+    heads: tuple[HeadSweep, ...] = ()
     validation: float = checked(real(0, 0.9, above=True), 0.1)
     split_seed: int = checked(whole(0, 2**63 - 1), 0)
     pixels: bool = checked(flag, False)

@@ -32,7 +32,8 @@ def check_heads(pipeline: Pipeline) -> None:
     blocks = card_blocks(card)
     for setting in head_settings(pipeline):
         check_setting(setting, card, blocks)
-    for head in pipeline.heads.heads:
+    for sweep in pipeline.heads.heads:
+        head = sweep.heads[0]  # whether a head fits does not depend on what is swept
         settings = sorted(evaluated(pipeline)) if isinstance(head.settings, str) else head.settings
         shapes = {setting: blocks[setting.b - 1].pooled_shape(setting.pool) for setting in settings}
         if head.settings != "best":

@@ -77,6 +77,6 @@ def require_head_fits(pipeline: Pipeline, store: Store) -> None:
     for head in pipeline.heads.heads:
         shape = store.array(IMPORTED, segment=0).spec.shape[1:]
         try:
-            check_fit(head, shape=shape, where=str(IMPORTED))
+            check_fit(head.heads[0], shape=shape, where=str(IMPORTED))
         except HeadError as error:
             raise HeadError(f"{error}; the features of {store.backbone} were imported as they are") from None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from diffcache.config import HeadConfig, Pipeline, head_config
+from diffcache.config import LINEAR, HeadSweep, Pipeline, head_sweep
 from diffcache.events import OnEvent, ignore
 from diffcache.experiments.checks import check_heads
 from diffcache.experiments.features import FeatureSet
 from diffcache.experiments.needs import evaluated
 from diffcache.experiments.recipes import PIXELS
-from diffcache.heads import PairedDifference, Run, best_run, train_head
+from diffcache.heads import PairedDifference, Run, best_run, train_sweep
 from diffcache.heads.models import fits
 from diffcache.setting import Setting
 
@@ -23,7 +23,8 @@ class HeadsResult:
     Attributes:
         pixels: the linear head on raw pixels, where the pipeline asks for it.
         runs: every run on the backbone's features, in the order of the file and of the settings.
-        best_linear: of the linear runs the one with the best validation accuracy.
+        best_linear: of the runs of linear heads (``linear``, ``logistic``, ``ridge``) the one with the best
+            validation accuracy.
         best_other: of all other runs the one with the best validation accuracy.
     """
 
@@ -62,7 +63,7 @@ def train_pipeline(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEven
     """
     check_heads(pipeline)
     heads = list(pipeline.heads.heads)
-    linear = next((head for head in heads if head.kind == "linear"), head_config("linear", {"device": heads[0].device}))
+    linear = _probe(heads)
     trainer = _Trainer(pipeline, features, on_event)
 
     pixels = None
@@ -77,8 +78,8 @@ def train_pipeline(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEven
         for setting in _settings(head, pipeline, probes):
             runs.append(trainer.train(head, setting))
     runs = [*(probe for probe in probes if all(probe.path != run.path for run in runs)), *runs]
-    linears = [run for run in runs if run.kind == "linear"]
-    others = [run for run in runs if run.kind != "linear"]
+    linears = [run for run in runs if run.kind in LINEAR]
+    others = [run for run in runs if run.kind not in LINEAR]
     return HeadsResult(
         pixels=pixels,
         runs=tuple(runs),
@@ -92,14 +93,14 @@ class _Trainer:
 
     def __init__(self, pipeline: Pipeline, features: FeatureSet, on_event: OnEvent) -> None:
         self.pipeline, self.features, self.on_event = pipeline, features, on_event
-        self._done: dict[tuple[HeadConfig, Setting], Run] = {}
+        self._done: dict[tuple[HeadSweep, Setting], Run] = {}
 
-    def train(self, head: HeadConfig, setting: Setting) -> Run:
-        key = (replace(head, settings=()), setting)
+    def train(self, head: HeadSweep, setting: Setting) -> Run:
+        key = (head.replaced(settings=()), setting)
         pixels = setting == PIXELS and self.features.pixels is not None
         if key not in self._done:
             train, test = self.features.pair(setting)
-            self._done[key] = train_head(
+            self._done[key] = train_sweep(
                 train,
                 test,
                 head,
@@ -113,9 +114,15 @@ class _Trainer:
         return self._done[key]
 
 
-def _settings(head: HeadConfig, pipeline: Pipeline, probes: Sequence[Run]) -> Sequence[Setting]:
+def _probe(heads: Sequence[HeadSweep]) -> HeadSweep:
+    """The linear head that decides which setting is the best, and is trained on raw pixels."""
+    default = head_sweep("linear", {"device": heads[0].heads[0].device})
+    return next((head for head in heads if head.kind == "linear"), default)
+
+
+def _settings(head: HeadSweep, pipeline: Pipeline, probes: Sequence[Run]) -> Sequence[Setting]:
     if head.settings == "all":
         return sorted(evaluated(pipeline))
     if head.settings != "best":
         return head.settings  # type: ignore[return-value]  # "all" and "best" are dealt with
-    return [best_run([run for run in probes if fits(head, run.shape)]).setting]
+    return [best_run([run for run in probes if fits(head.heads[0], run.shape)]).setting]

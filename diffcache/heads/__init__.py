@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from diffcache.heads.features import Features
     from diffcache.heads.models import build_head
     from diffcache.heads.runs import Predictions, Run, best_run, find_runs, load_run
-    from diffcache.heads.single import train_head
     from diffcache.heads.split import Split, stratified_split
     from diffcache.heads.statistics import Statistics, feature_statistics
+    from diffcache.heads.sweep import train_head, train_sweep
 
 __all__ = [
     "Features",
@@ -34,6 +34,7 @@ __all__ = [
     "proportion",
     "stratified_split",
     "train_head",
+    "train_sweep",
     "wilson_interval",
 ]
 
@@ -53,7 +54,8 @@ _HOME = {
     "paired_difference": "evaluation",
     "proportion": "evaluation",
     "stratified_split": "split",
-    "train_head": "single",
+    "train_head": "sweep",
+    "train_sweep": "sweep",
     "wilson_interval": "evaluation",
 }
 

@@ -1,4 +1,7 @@
-"""The four heads of the paper (2307.08702, section 3): linear, MLP, CNN and attention."""
+"""The four heads of the paper (2307.08702, section 3): linear, MLP, CNN and attention; how the layers are wired.
+
+Logistic regression and ridge are linear heads too.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffcache.config import HEADS, HeadConfig
+from diffcache.config import HEADS, LINEAR, HeadConfig
 from diffcache.errors import HeadError, nearest
 
 CNN_SIDE = 4
 """Smallest side of a map that the CNN takes: below it a 3x3 convolution sees mostly its padding."""
+
+RIDGE_SIZE = 16_384
+"""Values of a row, at most, that ridge solves for: its matrix takes 8 bytes times the square of them."""
 
 
 class LinearHead(nn.Sequential):
@@ -144,7 +150,7 @@ def build_head(config: HeadConfig, *, shape: tuple[int, int, int], classes: int,
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: it would seed the GPUs too, and those are not restored here.
         torch.default_generator.manual_seed(config.seed)
-        if config.kind == "linear":
+        if config.kind in LINEAR:
             return LinearHead(shape, classes)
         if config.kind == "mlp":
             return MlpHead(shape, classes, hidden=config.hidden, depth=config.depth, dropout=config.dropout)
@@ -168,6 +174,8 @@ def parameter_count(head: nn.Module) -> int:
 
 def fits(config: HeadConfig, shape: tuple[int, int, int]) -> bool:
     """Whether a head can be put on features of shape (C, H, W)."""
+    if config.kind == "ridge":
+        return _size(shape) <= RIDGE_SIZE
     return config.kind != "cnn" or min(shape[1:]) >= CNN_SIDE
 
 
@@ -179,6 +187,11 @@ def check_fit(config: HeadConfig, *, shape: tuple[int, int, int], where: str, cl
         raise HeadError(f"{config.kind} head on {where}: expected at least 2 classes, got {classes}")
     if len(shape) != 3 or min(shape) < 1:
         raise HeadError(f"{config.kind} head on {where}: expected features of shape (C, H, W), got {tuple(shape)}")
+    if config.kind == "ridge" and not fits(config, shape):
+        raise HeadError(
+            f"ridge head on {where}: expected rows of at most {RIDGE_SIZE:,} values, as many as it solves equations, "
+            f"got {_size(shape):,} (shape {tuple(shape)}); use a smaller pool, or a logistic or linear head"
+        )
     if not fits(config, shape):
         raise HeadError(
             f"cnn head on {where}: expected maps of at least {CNN_SIDE}x{CNN_SIDE}, got {shape[1]}x{shape[2]} "

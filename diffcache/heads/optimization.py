@@ -56,12 +56,21 @@ def build_optimizer(head: nn.Module, config: HeadConfig, *, device: torch.device
     return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
 
 
-def smoothed_loss(logits: Tensor, labels: Tensor, *, smoothing: float) -> Tensor:
-    """Mean cross entropy against (1 - s) one-hot + s uniform, in float32 (1512.00567, section 7).
+def smoothed_losses(logits: Tensor, labels: Tensor, *, smoothing: float) -> Tensor:
+    """Mean cross entropy against (1 - s) one-hot + s uniform, in float32 (1512.00567, section 7), of each head.
 
     Args:
-        logits: (n, classes).
+        logits: (n, heads, classes).
         labels: int64 (n,).
         smoothing: s, in [0, 1).
+
+    Returns:
+        (heads,).
     """
-    return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+    n, heads, classes = logits.shape
+    logits = logits.float().reshape(n * heads, classes)
+    if heads == 1:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)[None]
+    labels = labels.repeat_interleave(heads)
+    each = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+    return each.view(n, heads).mean(dim=0)

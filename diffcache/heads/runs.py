@@ -2,10 +2,12 @@
 
 RUNS/<images>/<kind>-<setting>-<hash>/
     run.json           what was trained on what, how it went; written last: with it the run is complete
-    metrics.jsonl      a line an epoch (``EpochRecord``)
+    metrics.jsonl      a line an epoch of a head (``EpochRecord``)
     best.safetensors   weights of the best epoch (``head.*``), ``mean`` and ``deviation`` of the features
     predictions.npz    the test rows' ids, labels, logits, predicted; the validation rows' predicted
     state.pt           where training stands, to go on from
+
+A run of a sweep is that of the head which validation chose; ``run.json`` and ``metrics.jsonl`` tell of all of them.
 """
 
 from __future__ import annotations
@@ -161,9 +163,32 @@ class Run:
         """Time of statistics, epochs and evaluation, over all the times it was gone on with."""
         return self.record["seconds"]
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``, one dict an epoch."""
-        return [json.loads(line) for line in (self.path / METRICS).read_text(encoding="utf-8").splitlines()]
+    @property
+    def sweep(self) -> tuple[Mapping[str, Any], ...]:
+        """Every head of the sweep this one was chosen from, in its order; none where it was trained alone.
+
+        Of each: the swept fields; ``validation_top1``, ``validation_loss``, ``train_loss``, ``best_epoch``, ``epochs``
+        and ``test_top1``; or ``failed``, why it has no result. The choice was made before the test split was read.
+        """
+        return tuple(self.record["sweep"]["heads"]) if "sweep" in self.record else ()
+
+    @property
+    def chosen(self) -> Mapping[str, float]:
+        """The values that validation chose of the fields that were swept."""
+        if "sweep" not in self.record:
+            return {}
+        sweep = self.record["sweep"]
+        return {name: sweep["heads"][sweep["chosen"]][name] for name in sweep["fields"]}
+
+    def metrics(self, *, member: int | None = None) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl`` of one head, one dict an epoch.
+
+        Args:
+            member: number of a head of the sweep; by default the one that was chosen.
+        """
+        wanted = self.record.get("sweep", {}).get("chosen", 0) if member is None else member
+        lines = (self.path / METRICS).read_text(encoding="utf-8").splitlines()
+        return [line for line in map(json.loads, lines) if line.get("member", 0) == wanted]
 
     def predictions(self) -> Predictions:
         """What the head said of test and validation rows.
@@ -252,6 +277,8 @@ def load_run(path: str | Path, *, reused: bool = False) -> Run:
 def _check(run: Run) -> None:
     """Whether what a run says of itself can be used; raises nearly anything where not."""
     _ = run.setting, run.config, run.shape
+    if not all(isinstance(value, int | float) for value in run.chosen.values()):
+        raise TypeError("what a sweep chose is no number")
     shares = [share for proportion in (run.top1, run.top5) if proportion for share in asdict(proportion).values()]
     numbers = (*shares, run.parameters, run.validation_top1, run.validation_loss, run.best_epoch, run.seconds)
     if not all(isinstance(text, str) for text in (run.kind, run.images, run.backbone, *run.class_names)):

@@ -13,8 +13,11 @@ import torch
 from diffcache.errors import HeadError
 from diffcache.events import Notice, OnEvent, Progress
 from diffcache.heads.files import write_bytes
+from diffcache.heads.members import EpochRecord, Fit
 from diffcache.heads.runs import METRICS, STATE
-from diffcache.heads.training import Trainer
+
+_SAVE_SHARE = 20
+"""Writing the state of many large heads takes long: training goes on for so many times as long before the next."""
 
 
 class Session:
@@ -37,57 +40,58 @@ class Session:
         """Time spent on this run, that of earlier processes included."""
         return self._earlier + time.perf_counter() - self._started
 
-    def run(self, trainer: Trainer) -> None:
+    def run(self, fit: Fit) -> None:
         """Train to the end from where the state stands, or from the start."""
-        self._restore(trainer)
-        self._write_metrics(trainer)
-        total = trainer.config.epochs
-        self._progress(trainer.epoch, total)
-        saved = time.perf_counter()
+        self._restore(fit)
+        self._write_metrics(fit)
+        self._progress(fit.epoch, fit.epochs)
+        saved, wait = time.perf_counter(), self.save_seconds
         with (self.folder / METRICS).open("a", encoding="utf-8") as metrics:
-            while not trainer.finished:
-                metrics.write(json.dumps(asdict(trainer.run_epoch())) + "\n")
+            while not fit.finished:
+                for record in fit.run_epoch():
+                    metrics.write(json.dumps(asdict(record)) + "\n")
                 metrics.flush()
-                if time.perf_counter() - saved >= self.save_seconds:
-                    self._save(trainer)
+                if time.perf_counter() - saved >= wait:
+                    began = time.perf_counter()
+                    self._save(fit)
                     saved = time.perf_counter()
-                if not trainer.stopped_early:
-                    self._progress(trainer.epoch, total)
-        if trainer.stopped_early and trainer.epoch < total:
-            self.on_event(
-                Notice(
-                    f"{self.where}: stopped after epoch {trainer.epoch} of {total}: no better validation accuracy "
-                    f"for {trainer.config.patience} epochs"
-                )
-            )
-        if trainer.stopped_early:
-            self._progress(trainer.epoch, trainer.epoch)
-        self._save(trainer)
-        self._write_metrics(trainer)
+                    wait = self.save_seconds and max(self.save_seconds, _SAVE_SHARE * (saved - began))
+                if not fit.finished:
+                    self._progress(fit.epoch, fit.epochs)
+        for remark in fit.remarks:
+            self.on_event(Notice(f"{self.where}: {remark}"))
+        self._progress(fit.epoch, fit.epoch)
+        self._save(fit)
+        self._write_metrics(fit)
 
-    def _restore(self, trainer: Trainer) -> None:
+    def _restore(self, fit: Fit) -> None:
         path = self.folder / STATE
         if not path.is_file():
             return
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            trainer.load_state(state["trainer"])
+            fit.load_state(state["fit"])
             self._earlier = float(state["seconds"])
         except Exception as error:
             # torch.load and load_state_dict promise no kind of error; half of a state must not be trained on.
             line = (str(error) or type(error).__name__).splitlines()[0]
             raise HeadError(f"{path}: cannot go on from it ({line}); delete the file to train from the start") from None
 
-    def _save(self, trainer: Trainer) -> None:
-        state = {"trainer": trainer.state(), "seconds": self.seconds}
+    def _save(self, fit: Fit) -> None:
+        state = {"fit": fit.state(), "seconds": self.seconds}
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_bytes(self.folder / STATE, buffer.getvalue())
 
-    def _write_metrics(self, trainer: Trainer) -> None:
+    def _write_metrics(self, fit: Fit) -> None:
         # Epochs after the last state are trained again: their lines go.
-        lines = "".join(json.dumps(asdict(record)) + "\n" for record in trainer.history)
+        records = sorted((record for member in fit.members for record in member.history), key=_place)
+        lines = "".join(json.dumps(asdict(record)) + "\n" for record in records)
         write_bytes(self.folder / METRICS, lines.encode())
 
     def _progress(self, done: int, total: int) -> None:
         self.on_event(Progress(task=self.where, done=done, total=total, unit="epochs"))
+
+
+def _place(record: EpochRecord) -> tuple[int, int]:
+    return record.epoch, record.member

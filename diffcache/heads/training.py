@@ -1,64 +1,37 @@
-"""The training loop: epochs, validation, the best weights, early stopping, going on from a state."""
+"""Heads trained by gradient steps: epochs, validation, early stopping, going on from a state."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffcache.config import HeadConfig
 from diffcache.errors import HeadError
 from diffcache.heads.batches import Batches
-from diffcache.heads.optimization import build_optimizer, rate_factor, smoothed_loss
-
-_AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One line of ``metrics.jsonl``.
-
-    Attributes:
-        epoch: number of the epoch, from 1.
-        train_loss: mean over the rows of the loss that is trained on, smoothing included.
-        validation_loss: mean cross entropy, without smoothing.
-        validation_top1: share of validation rows that are right, in [0, 1].
-        lr: learning rate at the epoch's first step.
-        seconds: time of the epoch, validation included.
-    """
-
-    epoch: int
-    train_loss: float
-    validation_loss: float
-    validation_top1: float
-    lr: float
-    seconds: float
-
-    @property
-    def rank(self) -> tuple[float, float, int]:
-        """Smaller is better: higher accuracy, then lower loss, then the earlier epoch."""
-        return -self.validation_top1, self.validation_loss, self.epoch
+from diffcache.heads.members import EpochRecord, Member
+from diffcache.heads.optimization import build_optimizer, rate_factor, smoothed_losses
+from diffcache.heads.scoring import autocast, score
+from diffcache.heads.stack import Stack
 
 
 class Trainer:
-    """A head in training, one epoch a call; its state can be written and gone on from exactly.
+    """Heads in training on one order of batches, one epoch a call; see :class:`diffcache.heads.members.Fit`.
 
-    What is random in an epoch (dropout, the order of batches) is seeded by the epoch's number, so
-    a state between two epochs holds no generator.
+    Each head goes as it would go alone, to rounding: it has its own optimiser, and the dropout of its own seed. What
+    is random in an epoch is seeded by the epoch's number, so that a state between two epochs holds no generator. A
+    head whose loss is not finite any more ends there, and one whose patience is over; the others go on without it.
 
     Args:
-        head: the head, with initial weights; it is trained in place.
+        members: the heads, with initial weights; they are moved to the device. Their configurations differ in
+            learning rate, weight decay and seed alone.
         train: batches to train on.
         validation: batches to choose by.
-        config: how to train.
         device: where the batches come.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         where: head and setting, for errors.
@@ -66,169 +39,217 @@ class Trainer:
 
     def __init__(
         self,
-        head: nn.Module,
+        members: Sequence[Member],
         *,
         train: Batches,
         validation: Batches,
-        config: HeadConfig,
         device: torch.device,
         precision: str,
         where: str,
     ) -> None:
-        self.head = head.to(device)
-        self.config = config
+        self.members = tuple(members)
+        self.config = members[0].config
         self.where = where
-        self.history: list[EpochRecord] = []
-        self.best_weights: dict[str, Tensor] = {}
-        self._train, self._validation = train, validation
-        self._device, self.precision = device, precision
-        self._optimizer = build_optimizer(self.head, config, device=device)
+        self.precision = precision
+        self.epoch, self.epochs = 0, self.config.epochs
+        self._train, self._validation, self._device = train, validation, device
+        for member in members:
+            member.head.to(device)
+        self._optimizers = [build_optimizer(member.head, member.config, device=device) for member in members]
         # float16 gradients of small losses underflow; bfloat16 has float32's range.
-        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-
-    @property
-    def epoch(self) -> int:
-        """Epochs finished."""
-        return len(self.history)
-
-    @property
-    def best(self) -> EpochRecord:
-        """The epoch with the best validation accuracy, of equal ones the lower validation loss."""
-        return min(self.history, key=lambda record: record.rank)
-
-    @property
-    def stopped_early(self) -> bool:
-        """Whether ``patience`` epochs have passed without a better validation accuracy."""
-        if not self.config.patience or not self.history:
-            return False
-        peak = max(record.validation_top1 for record in self.history)
-        first = next(record.epoch for record in self.history if record.validation_top1 == peak)
-        return self.epoch - first >= self.config.patience
+        self._scalers = [torch.amp.GradScaler(device.type, enabled=precision == "fp16") for _ in members]
+        self._groups = self._grouped()
 
     @property
     def finished(self) -> bool:
         """Whether there is no epoch left to train."""
-        return self.epoch >= self.config.epochs or self.stopped_early
+        return self.epoch >= self.epochs or not self._groups
 
-    def run_epoch(self) -> EpochRecord:
-        """Train one epoch, validate, keep the weights if they are the best so far.
+    @property
+    def remarks(self) -> list[str]:
+        """Which heads ended before the last epoch."""
+        early = [member for member in self.members if member.stopped_early and member.history[-1].epoch < self.epochs]
+        failed = [member for member in self.members if member.failed is not None]
+        found = []
+        if early:
+            which = "" if len(self.members) == 1 else f"{len(early)} of {len(self.members)} heads "
+            last = max(member.history[-1].epoch for member in early)
+            before = " or before" if len(early) > 1 else ""
+            found.append(
+                f"{which}stopped after epoch {last} of {self.epochs}{before}: no better validation accuracy for "
+                f"{self.config.patience} epochs"
+            )
+        if failed:
+            why = failed[0].failed
+            found.append(
+                f"{len(failed)} of {len(self.members)} heads diverged and are left out: of the first the {why}"
+            )
+        return found
+
+    def run_epoch(self) -> list[EpochRecord]:
+        """Train one epoch, validate, keep the weights of each head where they are its best so far.
 
         Raises:
-            HeadError: a loss that is not finite.
+            HeadError: a loss that is not finite, of the only head or of all.
         """
         start = time.perf_counter()
-        epoch = self.epoch
-        with _repeatable(self._device, seed=self.config.seed, epoch=epoch):
-            train_loss = self._train_epoch(epoch)
-            self._require_finite(train_loss, "training loss", epoch)
-            validation_loss, top1 = score(self.head, self._validation, precision=self.precision)
-            self._require_finite(validation_loss, "validation loss", epoch)
-        record = EpochRecord(
-            epoch=epoch + 1,
-            train_loss=train_loss,
-            validation_loss=validation_loss,
-            validation_top1=top1,
-            lr=self.config.lr * rate_factor(self.config, epoch * len(self._train), steps_per_epoch=len(self._train)),
-            seconds=time.perf_counter() - start,
-        )
-        self.history.append(record)
-        if self.best is record:
-            self.best_weights = {name: value.detach().cpu().clone() for name, value in self.head.state_dict().items()}
-        return record
+        with _repeatable(self._device):
+            train_losses = self._train_epoch(self.epoch)
+            validation_losses, top1 = score([g.stack for g in self._groups], self._validation, precision=self.precision)
+        steps = len(self._train)
+        factor = rate_factor(self.config, self.epoch * steps, steps_per_epoch=steps)
+        self.epoch += 1
+        seconds = time.perf_counter() - start
+        records = []
+        training = [member for group in self._groups for member in group.members]
+        for member, train_loss, validation_loss, accuracy in zip(
+            training, train_losses.tolist(), validation_losses.tolist(), top1.tolist(), strict=True
+        ):
+            for name, loss in (("training loss", train_loss), ("validation loss", validation_loss)):
+                if not np.isfinite(loss) and member.failed is None:
+                    member.failed = f"{name} of epoch {self.epoch} is {loss}"
+            if member.failed is not None:
+                continue
+            record = EpochRecord(
+                epoch=self.epoch,
+                train_loss=train_loss,
+                validation_loss=validation_loss,
+                validation_top1=accuracy,
+                lr=member.config.lr * factor,
+                seconds=seconds,
+                member=member.number,
+            )
+            member.keep(record)
+            records.append(record)
+        self._require_one()
+        if any(member.ended for member in training):
+            self._groups = self._grouped()
+        return records
 
     def state(self) -> dict[str, Any]:
-        """Everything to go on from: tensors and plain values only, so it is read with weights_only."""
+        """See :class:`diffcache.heads.members.Fit`."""
         return {
-            "head": self.head.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
-            "best_weights": self.best_weights,
-            "history": [asdict(record) for record in self.history],
+            "epoch": self.epoch,
+            "members": [member.state() for member in self.members],
+            "heads": [member.head.state_dict() for member in self.members],
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "scalers": [scaler.state_dict() for scaler in self._scalers],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state`."""
-        self.head.load_state_dict(state["head"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
-        self.best_weights = dict(state["best_weights"])
-        self.history = [EpochRecord(**record) for record in state["history"]]
+        """See :class:`diffcache.heads.members.Fit`."""
+        for member, own, head in zip(self.members, state["members"], state["heads"], strict=True):
+            member.load_state(own)
+            member.head.load_state_dict(head)
+        for optimizer, own in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(own)
+        for scaler, own in zip(self._scalers, state["scalers"], strict=True):
+            scaler.load_state_dict(own)
+        self.epoch = state["epoch"]
+        self._groups = self._grouped()
 
-    def _train_epoch(self, epoch: int) -> float:
-        self.head.train()
-        total = torch.zeros((), device=self._device)
+    def _grouped(self) -> list[_Group]:
+        """The heads that are still trained, together where one generator serves them."""
+        by_seed: dict[int, list[Member]] = {}
+        for member in self.members:
+            if not member.ended:
+                by_seed.setdefault(member.config.seed if self.config.dropout else 0, []).append(member)
+        return [_Group(members) for members in by_seed.values()]
+
+    def _train_epoch(self, epoch: int) -> Tensor:
+        """The mean loss of each head that is trained, in the order of the groups."""
+        for group in self._groups:
+            group.begin(self._device, epoch=epoch, random=bool(self.config.dropout))
         steps = len(self._train)
         for i, batch in enumerate(self._train.shuffled(order_seed=self.config.order_seed, epoch=epoch)):
-            rate = self.config.lr * rate_factor(self.config, epoch * steps + i, steps_per_epoch=steps)
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
-            self._optimizer.zero_grad(set_to_none=True)
-            with autocast(self._device, self.precision):
-                logits = self.head(batch.x)
-            loss = smoothed_loss(logits, batch.labels, smoothing=self.config.label_smoothing)
-            self._scaler.scale(loss).backward()
-            self._scaler.step(self._optimizer)
-            self._scaler.update()
-            # Summed where it is: reading it back at every step would make the device wait.
-            total += loss.detach() * len(batch.rows)
-        return float(total) / len(self._train.rows)
+            factor = rate_factor(self.config, epoch * steps + i, steps_per_epoch=steps)
+            for group in self._groups:
+                with group.random(), autocast(self._device, self.precision):
+                    logits = group.stack.logits(batch.x)
+                losses = smoothed_losses(logits, batch.labels, smoothing=self.config.label_smoothing)
+                group.stack.backward(self._scaled(losses, group).sum())
+                for member in group.members:
+                    self._step(member, factor)
+                # Summed where it is: reading it back at every step would make the device wait.
+                group.total += losses.detach() * len(batch.rows)
+        return torch.cat([group.total for group in self._groups]).cpu() / len(self._train.rows)
 
-    def _require_finite(self, loss: float, name: str, epoch: int) -> None:
-        if np.isfinite(loss):
+    def _scaled(self, losses: Tensor, group: _Group) -> Tensor:
+        if self.precision != "fp16":
+            return losses
+        one = torch.ones((), device=self._device)
+        return losses * torch.stack([self._scalers[member.number].scale(one) for member in group.members])
+
+    def _step(self, member: Member, factor: float) -> None:
+        optimizer, scaler = self._optimizers[member.number], self._scalers[member.number]
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = member.config.lr * factor
+        scaler.step(optimizer)
+        scaler.update()
+
+    def _require_one(self) -> None:
+        """Raise HeadError where no head is left."""
+        if any(member.failed is None for member in self.members):
             return
+        first = self.members[0]
+        what = first.failed if len(self.members) == 1 else f"heads all diverged; of the first the {first.failed}"
         wide = "" if self.precision == "fp32" else f", or precision fp32 (now {self.precision})"
         scaled = "" if self.config.standardize else ", or standardize the features"
         raise HeadError(
-            f"{self.where}: the {name} of epoch {epoch + 1} is {loss}, expected a finite number; "
-            f"use a lower lr (now {self.config.lr:g}), a warm-up{scaled}{wide}"
+            f"{self.where}: the {what}, expected a finite number; "
+            f"use a lower lr (now {first.config.lr:g}), a warm-up{scaled}{wide}"
         )
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Mixed precision for the head's arithmetic; its weights stay float32."""
-    return torch.autocast(device.type, dtype=_AUTOCAST[precision], enabled=precision != "fp32")
+class _Group:
+    """Heads that are trained as one stack, and share the generator of their dropout."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = tuple(members)
+        self.stack = Stack([member.head for member in members])
+        self.total = torch.zeros(())
+        self._generator: torch.Generator | None = None
+        self._state = torch.empty(0)
+
+    def begin(self, device: torch.device, *, epoch: int, random: bool) -> None:
+        """Before an epoch: modules in training mode, no loss yet, the generator as (seed, epoch) decides."""
+        self.stack.train()
+        self.total = torch.zeros(len(self.members), device=device)
+        if random:
+            seed = self.members[0].config.seed
+            word = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1
+            self._generator = _default_generator(device)
+            self._generator.manual_seed(word)
+            self._state = self._generator.get_state()
+
+    @contextmanager
+    def _own_state(self, generator: torch.Generator) -> Iterator[None]:
+        generator.set_state(self._state)
+        yield
+        self._state = generator.get_state()
+
+    def random(self) -> Any:
+        """A context in which PyTorch's generator is this group's."""
+        return nullcontext() if self._generator is None else self._own_state(self._generator)
 
 
-def score(head: nn.Module, batches: Batches, *, precision: str) -> tuple[float, float]:
-    """Mean cross entropy and share of right answers over all rows; memory does not grow with them."""
-    device = batches.device
-    loss, right = torch.zeros((), device=device), torch.zeros((), device=device, dtype=torch.int64)
-    for logits, labels in _logits(head, batches, precision):
-        loss += F.cross_entropy(logits, labels, reduction="sum")
-        right += (logits.argmax(dim=1) == labels).sum()
-    return float(loss) / len(batches.rows), int(right) / len(batches.rows)
+def _default_generator(device: torch.device) -> torch.Generator:
+    if device.type == "cuda":
+        return torch.cuda.default_generators[_cuda_index(device)]
+    return torch.mps._get_default_mps_generator() if device.type == "mps" else torch.default_generator
 
 
-def predict(head: nn.Module, batches: Batches, *, precision: str) -> np.ndarray:
-    """Logits of all rows in their order, float32, shape (rows, classes)."""
-    return np.concatenate([logits.cpu().numpy() for logits, _ in _logits(head, batches, precision)])
-
-
-def predict_classes(head: nn.Module, batches: Batches, *, precision: str) -> np.ndarray:
-    """The class with the largest logit of each row, int64, shape (rows,)."""
-    return np.concatenate([logits.argmax(dim=1).cpu().numpy() for logits, _ in _logits(head, batches, precision)])
-
-
-def _logits(head: nn.Module, batches: Batches, precision: str) -> Iterator[tuple[Tensor, Tensor]]:
-    head.eval()
-    for batch in batches.in_order():
-        # Entered for each batch: a mode held across a yield would leak into the caller.
-        with torch.inference_mode(), autocast(batches.device, precision):
-            logits = head(batch.x).float()
-        yield logits, batch.labels
+def _cuda_index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 @contextmanager
-def _repeatable(device: torch.device, *, seed: int, epoch: int) -> Iterator[None]:
-    """Dropout seeded by (seed, epoch) and kernels that repeat exactly; both undone after."""
-    word = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """Kernels that repeat exactly; these flags and PyTorch's generators are as they were after."""
     on_cuda = device.type == "cuda"
-    index = (torch.cuda.current_device() if device.index is None else device.index) if on_cuda else 0
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[index] if on_cuda else []))
-        torch.default_generator.manual_seed(word)
+        stack.enter_context(torch.random.fork_rng(devices=[_cuda_index(device)] if on_cuda else []))
         if on_cuda:
-            torch.cuda.default_generators[index].manual_seed(word)
             flags = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
             stack.enter_context(torch.backends.cudnn.flags(**flags))
             stack.enter_context(warnings.catch_warnings())
@@ -237,6 +258,4 @@ def _repeatable(device: torch.device, *, seed: int, epoch: int) -> Iterator[None
             warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
             stack.callback(torch.use_deterministic_algorithms, strict, warn_only=warn_only)
             torch.use_deterministic_algorithms(True, warn_only=True)
-        elif device.type == "mps":
-            torch.mps.manual_seed(word)
         yield

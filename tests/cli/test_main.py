@@ -67,7 +67,7 @@ class TestErrors:
             (["extract", "mine.toml", "--batch-size", "0"], "diffcache: mine.toml: extract.batch_size: expected"),
             (["extract", "mine.toml", "--setting", "t1/b1"], "diffcache: setting 't1/b1': expected t<step>/b<block>"),
             (["train-heads", "mine.toml", "--head", "liner"], 'diffcache: --head: expected one of "linear"'),
-            (["train-heads", "mine.toml", "--head", "foo"], "\"attention\", got 'foo'\n"),
+            (["train-heads", "mine.toml", "--head", "foo"], "\"ridge\", got 'foo'\n"),
             (["blocks", "nothing.toml"], "diffcache: nothing.toml: no such card file"),
             (["ls", "--cache", "none"], "no such cache folder"),
             (["info", "--cache", "none"], "no such cache folder"),

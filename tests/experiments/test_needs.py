@@ -25,7 +25,7 @@ def load(world):
 
     def load(settings="best", **overrides):
         pipeline = load_pipeline(world.file, {**SMALL, **{k.replace("__", "."): v for k, v in overrides.items()}})
-        linear = replace(pipeline.heads.heads[0], settings=settings)
+        linear = pipeline.heads.heads[0].replaced(settings=settings)
         return replace(pipeline, heads=replace(pipeline.heads, heads=(linear,)))
 
     return load

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffcache.heads import build_head
-from diffcache.heads.optimization import build_optimizer, rate_factor, smoothed_loss
+from diffcache.heads.optimization import build_optimizer, rate_factor, smoothed_losses
 
 from .stand_in import quick
 
@@ -48,8 +48,11 @@ def test_smoothed_loss(smoothing):
     target[torch.arange(9), labels] += 1 - smoothing
     log_shares = logits - torch.logsumexp(logits, dim=1, keepdim=True)
     expected = -(target * log_shares).sum(dim=1).mean()
-    found = smoothed_loss(logits, labels, smoothing=smoothing)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    found = smoothed_losses(logits[:, None], labels, smoothing=smoothing)
+    assert found.tolist() == pytest.approx([expected.item()], rel=1e-5)
+    several = smoothed_losses(torch.stack([logits, 2 * logits, logits], dim=1), labels, smoothing=smoothing)
+    assert several[[0, 2]].tolist() == pytest.approx([expected.item()] * 2, rel=1e-5)
+    assert several[1].item() != pytest.approx(expected.item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 import diffcache
+from diffcache.config import HeadSweep
 from diffcache.errors import DeviceError, HeadError, MissingError
 from diffcache.events import Notice, Progress
 from diffcache.heads import best_run, feature_statistics, find_runs, load_run, stratified_split, train_head
 from diffcache.heads.features import describe
-from diffcache.heads.single import run_identity
+from diffcache.heads.sweep import run_identity
 from diffcache.recipe import canonical_json
 from diffcache.setting import Setting
 
@@ -50,7 +51,7 @@ def test_a_run_and_everything_in_it(tmp_path):
 
     metrics = run.metrics()
     assert [line["epoch"] for line in metrics] == list(range(1, 9))
-    assert set(metrics[0]) == {"epoch", "train_loss", "validation_loss", "validation_top1", "lr", "seconds"}
+    assert set(metrics[0]) == {"epoch", "train_loss", "validation_loss", "validation_top1", "lr", "seconds", "member"}
     best = min(metrics, key=lambda line: (-line["validation_top1"], line["validation_loss"]))
     assert run.best_epoch == best["epoch"]
     assert run.validation_top1 == best["validation_top1"]
@@ -168,9 +169,9 @@ def test_killed_and_gone_on_with_is_the_same_run(tmp_path, draws):
     assert not run.reused
     assert files(run.path) == files(whole.path)
     assert [line["epoch"] for line in run.metrics()] == list(range(1, 9))
-    states = [torch.load(r.path / "state.pt", weights_only=True)["trainer"] for r in (run, whole)]
-    for name, value in states[1]["head"].items():
-        assert torch.equal(states[0]["head"][name], value)
+    states = [torch.load(r.path / "state.pt", weights_only=True)["fit"] for r in (run, whole)]
+    for name, value in states[1]["heads"][0].items():
+        assert torch.equal(states[0]["heads"][0][name], value)
 
 
 def test_a_state_that_cannot_be_read_is_said(tmp_path):
@@ -415,7 +416,7 @@ def test_the_identity_of_a_plain_run_is_what_it_was():
     # Recorded before marks, draws and derived settings were known; another would train finished runs again.
     train, test = pair()
     config = quick("linear", epochs=2)
-    identity = run_identity(train, test, config, precision="fp32", validation=0.1, split_seed=0)
+    identity = run_identity(train, test, HeadSweep((config,)), precision="fp32", validation=0.1, split_seed=0)
     text = canonical_json(identity).replace(RECIPE.fingerprint, "F")
     digest = hashlib.sha256(text.encode()).hexdigest()
     assert digest == "0d016b2d71f6e5b761acf4ae1ffd130d94086f6398d565f2010cf202f8ec8052"

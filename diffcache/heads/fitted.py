@@ -1,0 +1,250 @@
+"""Linear heads that are fitted to all rows at once, and need no learning rate: logistic regression and ridge."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffcache.errors import HeadError
+from diffcache.heads.batches import Batches
+from diffcache.heads.lbfgs import Lbfgs
+from diffcache.heads.members import EpochRecord, Member
+from diffcache.heads.passes import Passes
+from diffcache.heads.scoring import score
+from diffcache.heads.stack import Stack
+
+_TOLERANCE = 1e-4
+"""Logistic regression has converged where no entry of the gradient of the mean loss is larger."""
+
+_LOGITS_BYTES = 32 << 20
+"""Logits of all heads for a piece of rows, at most."""
+
+
+def piece_rows(*, heads: int, classes: int) -> int:
+    """Rows whose logits are computed together."""
+    return max(1, _LOGITS_BYTES // (4 * heads * classes))
+
+
+class _Fitted:
+    """What both have in common; see :class:`diffcache.heads.members.Fit`.
+
+    Args:
+        members: linear heads whose configurations differ in ``l2`` alone; they are moved to the device.
+        train: rows to fit.
+        validation: rows to choose by.
+        where: head and setting, for errors.
+    """
+
+    def __init__(self, members: Sequence[Member], *, train: Passes, validation: Batches, where: str) -> None:
+        self.members, self.where = tuple(members), where
+        self._train, self._validation, self._device = train, validation, validation.device
+        for member in members:
+            member.head.to(self._device)
+        self._stack = Stack([member.head for member in members])
+        weight = members[0].head.get_parameter("1.weight")
+        self.classes, self.size = weight.shape
+        self._l2 = torch.tensor([member.config.l2 for member in members], device=self._device)
+        self._started = time.perf_counter()
+
+    @torch.no_grad()
+    def _end(
+        self, weights: Tensor, biases: Tensor, *, losses: Sequence[float], epochs: Sequence[int]
+    ) -> list[EpochRecord]:
+        """Put the weights (K, classes, D) and biases (K, classes) into the heads, and validate them."""
+        for member, weight, bias in zip(self.members, weights, biases, strict=True):
+            member.head.get_parameter("1.weight").copy_(weight)
+            member.head.get_parameter("1.bias").copy_(bias)
+        validation_losses, top1 = score([self._stack], self._validation, precision="fp32")
+        records = []
+        for k, member in enumerate(self.members):
+            if member.failed is not None:
+                continue
+            record = EpochRecord(
+                epoch=epochs[k],
+                train_loss=losses[k],
+                validation_loss=float(validation_losses[k]),
+                validation_top1=float(top1[k]),
+                lr=None,
+                seconds=time.perf_counter() - self._started,
+                member=member.number,
+            )
+            member.keep(record)
+            records.append(record)
+        if not records:
+            raise HeadError(f"{self.where}: {self.members[0].failed}; use a larger l2, or standardize the features")
+        return records
+
+
+class LogisticFit(_Fitted):
+    """Multinomial logistic regression by L-BFGS, from weights of zero; an epoch is an iteration.
+
+    Each head minimises the mean cross entropy of the rows plus ``l2 / 2`` times its squared weights; the bias is not
+    penalised. All heads see each piece of rows in one product.
+    """
+
+    def __init__(self, members: Sequence[Member], *, train: Passes, validation: Batches, where: str) -> None:
+        super().__init__(members, train=train, validation=validation, where=where)
+        self.epoch, self.epochs = 0, members[0].config.iterations
+        self._solver: Lbfgs | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all heads have converged, or no iteration is left."""
+        return bool(self.members[0].history) or self.members[0].failed is not None
+
+    @property
+    def remarks(self) -> list[str]:
+        """Whether the iterations sufficed."""
+        left = 0 if self._solver is None else int(self._solver.active.sum())
+        if not left:
+            return []
+        return [
+            f"{left} of {len(self.members)} heads had not converged after {self.epochs} iterations; "
+            f"raise iterations, or l2, to have them do so"
+        ]
+
+    def run_epoch(self) -> list[EpochRecord]:
+        """One iteration; after the last one the heads are validated.
+
+        Raises:
+            HeadError: the loss is not finite.
+        """
+        solver = self._started_solver()
+        if solver.active.any():
+            solver.iterate()
+            self.epoch += 1
+        if solver.active.any() and self.epoch < self.epochs:
+            return []
+        weights, biases = self._unpacked(solver.x)
+        for member, value in zip(self.members, solver.values.tolist(), strict=True):
+            if not torch.isfinite(torch.tensor(value)):
+                member.failed = f"the loss is {value}, expected a finite number"
+        penalties = 0.5 * self._l2 * weights.square().sum(dim=(1, 2))
+        losses = (solver.values - penalties).tolist()
+        return self._end(weights, biases, losses=losses, epochs=solver.evaluations.tolist())
+
+    def state(self) -> dict[str, Any]:
+        """See :class:`diffcache.heads.members.Fit`."""
+        return {
+            "epoch": self.epoch,
+            "members": [member.state() for member in self.members],
+            "solver": None if self._solver is None else self._solver.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See :class:`diffcache.heads.members.Fit`."""
+        self.epoch = state["epoch"]
+        for member, own in zip(self.members, state["members"], strict=True):
+            member.load_state(own)
+            if member.best_weights:
+                member.head.load_state_dict(member.best_weights)
+        if state["solver"] is not None:
+            self._started_solver().load_state(state["solver"])
+
+    def _started_solver(self) -> Lbfgs:
+        if self._solver is None:
+            start = torch.zeros((len(self.members), self.classes * (self.size + 1)), device=self._device)
+            self._solver = Lbfgs(start, self._evaluate, tolerance=_TOLERANCE)
+        return self._solver
+
+    def _unpacked(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (k, classes, D) and biases (k, classes), as views of points (k, classes (D + 1))."""
+        cut = self.classes * self.size
+        return x[:, :cut].unflatten(1, (self.classes, self.size)), x[:, cut:]
+
+    @torch.no_grad()
+    def _evaluate(self, numbers: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Objective (k,) and gradient (k, P) of some heads; the gradient of cross entropy is softmax minus one-hot."""
+        heads = len(x)
+        weights, biases = self._unpacked(x)
+        flat, offsets = weights.reshape(heads * self.classes, self.size), biases.reshape(-1)
+        losses = torch.zeros(heads, device=self._device)
+        by_weight, by_bias = torch.zeros_like(flat), torch.zeros_like(offsets)
+        for rows, labels in self._train:
+            logits = F.linear(rows, flat, offsets).unflatten(1, (heads, self.classes))
+            logits -= logits.logsumexp(dim=2, keepdim=True)
+            own = labels[:, None, None].expand(-1, heads, 1)
+            losses -= logits.gather(2, own)[:, :, 0].sum(dim=0)
+            errors = logits.exp_().scatter_add_(2, own, logits.new_full((1,), -1.0).expand_as(own)).flatten(1)
+            by_weight.addmm_(errors.T, rows)
+            by_bias += errors.sum(dim=0)
+        l2 = self._l2[numbers]
+        gradient = torch.empty_like(x)
+        into_weights, into_biases = self._unpacked(gradient)
+        into_weights.copy_(by_weight.view_as(into_weights).div_(self._train.rows).addcmul_(l2[:, None, None], weights))
+        into_biases.copy_(by_bias.view_as(into_biases).div_(self._train.rows))
+        values = losses / self._train.rows + 0.5 * l2 * weights.square().sum(dim=(1, 2))
+        return values, gradient
+
+
+class RidgeFit(_Fitted):
+    """Ridge regression on the one-hot labels, in closed form from one pass; the largest output is the class.
+
+    Each head minimises half the mean squared error of a row plus ``l2 / 2`` times its squared weights, the bias not
+    penalised: with centred rows X and labels Y it solves (X'X / n + l2 I) W = X'Y / n.
+    """
+
+    epochs = 1
+    remarks: Sequence[str] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the pass is done."""
+        return bool(self.epoch)
+
+    @property
+    def epoch(self) -> int:
+        """1 once it is done."""
+        return int(any(member.history or member.failed for member in self.members))
+
+    @torch.no_grad()
+    def run_epoch(self) -> list[EpochRecord]:
+        """Fit all heads and validate them.
+
+        Raises:
+            HeadError: rows of too many values; a system that cannot be solved.
+        """
+        n, kind = self._train.rows, _wide(self._device)
+        products = torch.zeros((self.size, self.size), dtype=kind, device=self._device)
+        by_class = torch.zeros((self.size, self.classes), dtype=kind, device=self._device)
+        counts = torch.zeros(self.classes, dtype=kind, device=self._device)
+        for rows, labels in self._train:
+            wanted = F.one_hot(labels, self.classes).to(rows.dtype)
+            products += rows.T @ rows
+            by_class += rows.T @ wanted
+            counts += wanted.sum(dim=0)
+        shares, mean = counts / n, by_class.sum(dim=1) / n  # every row has one class
+        products.div_(n).addr_(mean, mean, alpha=-1)
+        by_class.div_(n).addr_(mean, shares, alpha=-1)
+        weights, losses = [], []
+        for member in self.members:
+            system = products + member.config.l2 * torch.eye(self.size, dtype=kind, device=self._device)
+            factor, info = torch.linalg.cholesky_ex(system)
+            if int(info):
+                member.failed = f"the system of l2 {member.config.l2:g} cannot be solved"
+            solved = torch.cholesky_solve(by_class, factor)
+            explained = 2 * (solved * by_class).sum() - (solved * (products @ solved)).sum()
+            losses.append(float(0.5 * (1 - shares.square().sum() - explained)))
+            weights.append(solved.T)
+        stacked = torch.stack(weights)
+        biases = shares - stacked @ mean
+        return self._end(stacked, biases, losses=losses, epochs=[1] * len(self.members))
+
+    def state(self) -> dict[str, Any]:
+        """See :class:`diffcache.heads.members.Fit`."""
+        return {"members": [member.state() for member in self.members]}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See :class:`diffcache.heads.members.Fit`."""
+        for member, own in zip(self.members, state["members"], strict=True):
+            member.load_state(own)
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    """The widest type the device computes in."""
+    return torch.float32 if device.type == "mps" else torch.float64
