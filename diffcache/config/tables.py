@@ -83,6 +83,7 @@ class BackboneConfig:
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...
         condition: a class number or ``"mean"``; for class-conditional networks.
+        compile: whether ``torch.compile`` translates the network first, which takes a minute or more: for many images.
     """
 
     card: str | Path = checked(card, "")
@@ -91,6 +92,7 @@ class BackboneConfig:
     precision: str = checked(one_of(AUTO, "fp32", "bf16", "fp16"), AUTO)
     device: str = checked(text, AUTO)
     condition: str | int | None = checked(condition, None)
+    compile: bool = checked(flag, False)
 
     def require(self, where: str) -> None:
         """Raise ConfigError unless there is either a card or a name of imported features, which is all of it then."""
@@ -99,7 +101,7 @@ class BackboneConfig:
                 raise ConfigError(f'{where}: card is missing; or name features made elsewhere, with imported = "NAME"')
             return
         own = BackboneConfig(imported=self.imported, device=self.device)  # heads take their device from it
-        for key in ("card", "weights", "precision", "condition"):
+        for key in ("card", "weights", "precision", "condition", "compile"):
             if getattr(self, key) != getattr(own, key):
                 raise ConfigError(
                     f"{where}.{key}: imported features have no {key}; leave it out, or leave out imported"
@@ -210,7 +212,7 @@ class HeadConfig:
     num_heads: int = checked(whole(1, 10_000), 8)
     mlp_ratio: float = checked(real(0, above=True), 4.0)
     l2: float = checked(real(0, above=True), 1e-3)
-    iterations: int = checked(whole(1, 100_000), 200)
+    iterations: int = checked(whole(1, 100_000), 100)
 
 
 TRAINED = ("linear", "mlp", "cnn", "attention")

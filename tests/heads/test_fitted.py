@@ -35,11 +35,13 @@ def plain(run):
     return weight, head.head.get_parameter("1.bias").detach().numpy()
 
 
-@pytest.fixture(params=["kept", "read again"])
+@pytest.fixture(params=["kept", "read again", "no basis"])
 def memory(request, monkeypatch):
-    """Training rows kept between passes, or read from the cache in each."""
+    """Training rows kept between passes, or read from the cache in each; and without the basis of their covariance."""
     if request.param == "read again":
         monkeypatch.setattr(passes, "_KEPT_BYTES", 0)
+    if request.param == "no basis":
+        monkeypatch.setattr("diffcache.heads.fitted._BASIS_SIZE", 0)
 
 
 @pytest.fixture
