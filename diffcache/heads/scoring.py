@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from diffcache.heads.batches import Batches
+from diffcache.heads.optimization import smoothed_losses
 from diffcache.heads.stack import Stack
 
 _AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -25,9 +25,7 @@ def score(stacks: Sequence[Stack], batches: Batches, *, precision: str) -> tuple
     device, heads = batches.device, sum(map(len, stacks))
     loss, right = torch.zeros(heads, device=device), torch.zeros(heads, device=device, dtype=torch.int64)
     for logits, labels in _logits(stacks, batches, precision):
-        n, k, classes = logits.shape
-        each = F.cross_entropy(logits.reshape(n * k, classes), labels.repeat_interleave(k), reduction="none")
-        loss += each.view(n, k).sum(dim=0)
+        loss += len(labels) * smoothed_losses(logits, labels, smoothing=0.0)
         right += (logits.argmax(dim=2) == labels[:, None]).sum(dim=0)
     rows = len(batches.rows)
     return loss.cpu().numpy().astype(np.float64) / rows, right.cpu().numpy().astype(np.float64) / rows

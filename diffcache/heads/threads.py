@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-_SMALL_STEP = 300_000_000
-"""Multiply-adds of a forward pass below which one thread is nearly as fast as many: some milliseconds a step.
+_SMALL_STEP = 150_000_000
+"""Multiply-adds of a forward pass below which one thread is nearly as fast as many: a few milliseconds a step.
 
 Threads meet after each operation. Where another program has one of the cores, each meeting waits for
 the scheduler: a linear head on 2,048 features took 2.6 s an epoch on two such cores with two threads,
