@@ -115,3 +115,48 @@ def test_without_deriving_what_is_only_derivable_is_computed(world, diffcache):
     assert "derived" not in err
     (store,) = open_cache(world.folder / "cache").find(backbone="tiny", split="train")
     assert [str(setting) for setting in store.settings] == ["t5/b3/pool1", "t5/b3/pool4"]
+
+
+# --- sweeps and fitted heads --------------------------------------------------------------------
+
+
+def replaced(world, old, new):
+    text = world.file.read_text()
+    assert old in text
+    world.file.write_text(text.replace(old, new))
+
+
+def test_a_sweep_of_a_pipeline_file(world, train):
+    replaced(world, "[heads.linear]\n", "[heads.linear]\nlr = [1e-3, 1e-2]\nweight_decay = [0.0, 0.1]\n")
+    status, out, err = train()
+    assert status == 0, err
+    assert "chosen of the sweep" in out
+    (pixels,) = (run for run in find_runs(world.folder / "runs") if run.backbone == "pixels")
+    (run,) = (run for run in find_runs(world.folder / "runs") if run.backbone != "pixels")
+    for one in (run, pixels):  # what is compared is swept alike
+        assert [(head["lr"], head["weight_decay"]) for head in one.sweep] == [
+            (1e-3, 0.0), (1e-3, 0.1), (1e-2, 0.0), (1e-2, 0.1),
+        ]  # fmt: skip
+    assert f"lr {run.chosen['lr']:g}, weight_decay {run.chosen['weight_decay']:g} (of 4)" in out
+    status, out, err = train()
+    assert out.count("cached") == 2
+
+
+def test_fitted_heads_of_a_pipeline_file(world, train):
+    replaced(world, "[heads.linear]\n", "[heads.linear]\n[heads.logistic]\n[heads.ridge]\nl2 = 0.1\n")
+    status, out, err = train("--head", "linear,logistic,ridge")
+    assert status == 0, err
+    runs = {run.kind: run for run in find_runs(world.folder / "runs") if run.backbone != "pixels"}
+    assert set(runs) == {"linear", "logistic", "ridge"}
+    assert len(runs["logistic"].sweep) > 1
+    assert runs["ridge"].sweep == ()
+    assert runs["ridge"].config.l2 == 0.1
+    assert out.count("best linear\n") == 1
+    assert "best other" not in out  # all three are linear heads
+
+
+def test_a_wrong_sweep_is_one_line(world, train):
+    replaced(world, "[heads.linear]\n", "[heads.linear]\nlr = [1e-3, 1e-3]\n")
+    status, out, err = train()
+    assert (status, out) == (1, "")
+    assert err.endswith("heads.linear.lr: expected values that differ, 0.001 is there twice\n")
