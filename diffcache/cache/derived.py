@@ -83,11 +83,6 @@ class DerivedFeatures(Features):
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     @property
-    def stored_nbytes(self) -> int:
-        """Bytes of the stored rows, all of which are read for all of these."""
-        return super().nbytes
-
-    @property
     def blocks(self) -> list[tuple[int, Array]]:
         """Empty: no row is on disk as it is."""
         return []

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffcache.cache.catalog import receipt_names
 from diffcache.cache.display.html import features_html
-from diffcache.cache.files.mapping import map_blocks
+from diffcache.cache.files.mapping import ask_ahead, map_blocks
 from diffcache.cache.formats.compressed import CompressedRows
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.gather import gather, row_numbers
@@ -143,6 +143,11 @@ class Features:
         """Bytes of all rows."""
         return sum(array.features.nbytes for array in self._arrays)
 
+    @property
+    def stored_nbytes(self) -> int:
+        """Bytes that are read for all rows: more than :attr:`nbytes` where these are derived."""
+        return sum(array.features.nbytes for array in self._arrays)
+
     def __len__(self) -> int:
         return len(self.committed)
 
@@ -267,6 +272,20 @@ class Features:
         if self._decoded is not None:
             return self._decoded.gather(rows, out)
         return gather(self._maps, rows, out)
+
+    def will_need(self, rows: Any) -> None:
+        """Ask the system to read rows from the disk, without waiting for them; a hint, and no more.
+
+        Args:
+            rows: (k,) row numbers, ascending.
+
+        Raises:
+            IndexError: a row is out of range.
+        """
+        index = row_numbers(rows, len(self))
+        for first, block in self._maps:
+            here = index[np.searchsorted(index, first) : np.searchsorted(index, first + len(block))]
+            ask_ahead(block, here - first)
 
     def dask(self) -> Any:
         """A dask.array of the same rows, cut at the store's chunks, read when it is computed.

@@ -30,6 +30,7 @@ class Features(Protocol):
         recipe: everything that decided what the features are.
         fingerprint: the recipe's fingerprint.
         chunk_rows: rows stored together.
+        stored_nbytes: bytes that are read for all rows.
         marks: rows whose image could not be used, and why; they are left out, whatever values they have.
         marked: which rows those are, bool, shape (rows,).
         derived_from: the stored setting that the rows are averaged from; None where they are stored themselves.
@@ -58,6 +59,8 @@ class Features(Protocol):
     @property
     def chunk_rows(self) -> int: ...
     @property
+    def stored_nbytes(self) -> int: ...
+    @property
     def marks(self) -> Mapping[int, str]: ...
     @property
     def marked(self) -> np.ndarray: ...
@@ -66,6 +69,10 @@ class Features(Protocol):
     def __len__(self) -> int: ...
     def gather(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Copy rows (int64, any order) into ``out``, shape (k, C, H, W); a new array without ``out``."""
+        ...
+
+    def will_need(self, rows: np.ndarray) -> None:
+        """Have rows (int64, ascending) read from the disk, without waiting; they are gathered later."""
         ...
 
 

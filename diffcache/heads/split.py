@@ -77,7 +77,10 @@ def shuffled(count: int, key: tuple[int, int], *, domain: int) -> np.ndarray:
     Sorting raw Philox words keeps it independent of NumPy's version: the raw stream is fixed, while
     the way ``Generator.permutation`` uses it may change.
     """
-    return np.argsort(raw_words(count, key, domain=domain), kind="stable")
+    words = raw_words(count, key, domain=domain)
+    order = np.argsort(words)  # several times faster than a stable one, and the same where no two words are
+    ordered = words[order]
+    return order if (ordered[1:] != ordered[:-1]).all() else np.argsort(words, kind="stable")
 
 
 def raw_words(count: int, key: tuple[int, int], *, domain: int) -> np.ndarray:

@@ -17,6 +17,7 @@ import diffcache
 from diffcache.cache.files.lock import hold
 from diffcache.compute import device_facts, memory_for, require_values, resolve_device, resolve_precision
 from diffcache.config import TRAINED, HeadConfig, HeadSweep, head_fields
+from diffcache.errors import HeadError
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.heads.batches import Batches
 from diffcache.heads.evaluation import TOP5_ABOVE, in_top, proportion
@@ -33,6 +34,7 @@ from diffcache.heads.files import drop_drafts, write_arrays, write_json
 from diffcache.heads.fitted import LogisticFit, RidgeFit, piece_rows
 from diffcache.heads.members import Fit, Member, best_member
 from diffcache.heads.models import build_head, parameter_count
+from diffcache.heads.order import GroupedOrder, machine_memory, order_for
 from diffcache.heads.passes import Passes
 from diffcache.heads.runs import (
     PREDICTIONS,
@@ -56,6 +58,9 @@ from diffcache.heads.weights import write_weights
 
 HEADS_VERSION = 1
 """Raised when the code comes to train another head from the same configuration."""
+
+_PARAMETER_BYTES = 20
+"""Of a parameter in training: its value, gradient, two moments, and the best value so far."""
 
 _EVALUATION_BYTES = 32 << 20
 """Size of a batch that is only looked at, in float32."""
@@ -114,8 +119,9 @@ def train_sweep(
     device = resolve_device(config.device)
     require_values(device)
     precision = resolve_precision(config.precision, device) if config.kind in TRAINED else "fp32"
+    order = order_for(train, draws) if config.kind in TRAINED else None
     identity = run_identity(
-        train, test, sweep, draws=draws, precision=precision, validation=validation, split_seed=split_seed
+        train, test, sweep, draws=draws, order=order, precision=precision, validation=validation, split_seed=split_seed
     )
     folder = Path(runs) / train.images / run_id(config.kind, train.setting, identity)
     if is_complete(folder):
@@ -131,6 +137,7 @@ def train_sweep(
         rows=usable_rows(train),
     )
     few = "a smaller head" if len(sweep.heads) == 1 else "fewer or smaller heads"
+    _check_memory(sweep, train, where=where, device=device)
     with memory_for(f"{where} on {device}", remedy=f"use {few}, a smaller batch_size or another device"):
         members = [Member(number, _built(one, train), one) for number, one in enumerate(sweep.heads)]
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +152,8 @@ def train_sweep(
                 on_event(Notice(line))
             session = Session(folder, where=where, save_seconds=save_seconds, on_event=on_event)
             statistics = feature_statistics(train, split.train, where=where) if config.standardize else None
-            rows = _Rows(train, draws, split, config, scaling=Scaling(statistics, device=device), device=device)
+            scaling = Scaling(statistics, device=device)
+            rows = _Rows(train, draws, split, config, order=order, scaling=scaling, device=device)
             fit = _fit(members, rows, precision=precision, where=where)
             session.run(fit)
             record = _record(train, sweep, identity, members=members, precision=precision, split=split)
@@ -163,12 +171,14 @@ def run_identity(
     validation: float,
     split_seed: int,
     draws: Sequence[Features] = (),
+    order: GroupedOrder | None = None,
 ) -> dict[str, Any]:
     """All that decides a training's result, as plain values; device and threads are provenance.
 
     Args:
         precision: what the heads' ``precision`` resolved to.
         draws: draws 1, 2, ... of the training features; only where there are any do they have a key.
+        order: how batches are shuffled; only where it is by groups has it a key.
     """
     head = _fields(sweep.heads[0], precision)
     del head["device"]
@@ -189,7 +199,23 @@ def run_identity(
         if any(features.derived_from is not None for features in every):
             sources = [features.derived_from for features in every]
             identity["draws"]["derived_from"] = [None if source is None else str(source) for source in sources]
+    if order is not None:
+        identity["order"] = order.plain()
     return identity
+
+
+def _check_memory(sweep: HeadSweep, train: Features, *, where: str, device: torch.device) -> None:
+    """Raise HeadError where a processor's memory does not hold all heads at once: the system would kill the process."""
+    if device.type != "cpu" or len(sweep.heads) == 1:
+        return
+    with torch.device("meta"):
+        head = build_head(sweep.heads[0], shape=map_shape(train), classes=len(train.class_names), where=where)
+    needed, memory = len(sweep.heads) * parameter_count(head) * _PARAMETER_BYTES, machine_memory()
+    if needed > memory:
+        raise HeadError(
+            f"{where}: {len(sweep.heads)} heads of {parameter_count(head):,} parameters take about "
+            f"{needed / 1e9:.1f} GB together, expected at most this machine's {memory / 1e9:.1f} GB; list fewer values"
+        )
 
 
 def _built(config: HeadConfig, train: Features) -> nn.Module:
@@ -215,11 +241,12 @@ class _Rows:
         split: Split,
         config: HeadConfig,
         *,
+        order: GroupedOrder | None,
         scaling: Scaling,
         device: torch.device,
     ) -> None:
         self.train, self.draws, self.split, self.config = train, draws, split, config
-        self._scaling, self._device = scaling, device
+        self._order, self._scaling, self._device = order, scaling, device
         self._looking = max(1, min(1024, _EVALUATION_BYTES // (4 * int(np.prod(map_shape(train))))))
         self.held_out = self.looked_at(train, split.validation)
 
@@ -236,6 +263,7 @@ class _Rows:
             device=self._device,
             scaling=self._scaling,
             draws=self.draws,
+            order=self._order,
         )
 
     def passes(self, *, heads: int) -> Passes:

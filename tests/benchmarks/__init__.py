@@ -4,5 +4,18 @@
 file here with a function ``pairs``, and its name in :data:`BENCHMARKS`.
 """
 
-BENCHMARKS = ("early_exit", "grid", "extract", "gather", "decode", "startup")
+BENCHMARKS = (
+    "early_exit",
+    "grid",
+    "extract",
+    "gather",
+    "epoch",
+    "sweep",
+    "scaling",
+    "memory",
+    "experiment",
+    "decode",
+    "startup",
+    "gpu",
+)
 """Names of the modules, in the order of the table."""

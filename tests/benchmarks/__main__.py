@@ -82,22 +82,31 @@ def _table(rows: Sequence[Row]) -> Table:
         table.add_row(
             row.benchmark,
             row.pair.what,
-            _shown(median(row.ours)),
-            _shown(median(row.floor)),
-            f"{row.ratio:.3f}\n{low:.2f}-{high:.2f}",
+            _shown(median(row.ours), row.pair.unit),
+            _shown(median(row.floor), row.pair.unit),
+            f"{_ratio(row.ratio)}\n{_ratio(low)}-{_ratio(high)}",
             _target(row),
         )
     return table
 
 
-def _shown(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.1f} ms"
+def _shown(value: float, unit: str = "s") -> str:
+    if unit == "bytes":
+        return f"{value / 1e6:,.0f} MB"
+    for factor, name in ((1, "s"), (1e3, "ms")):
+        if value * factor >= 1:
+            return f"{value * factor:.{2 if factor == 1 else 1}f} {name}"
+    return f"{value * 1e6:.1f} µs"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _target(row: Row) -> str:
     if row.reached is None:
         return "state it"
-    most = f"{row.pair.most:g}" if row.pair.most is not None else _shown(row.pair.most_seconds or 0.0)
+    most = f"{row.pair.most:.3g}" if row.pair.most is not None else _shown(row.pair.most_seconds or 0.0)
     return f"{most}\n[green]reached[/]" if row.reached else f"{most}\n[red]missed[/]"
 
 

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 Timed = Callable[[], float | None]
-"""What is timed; one that measures a part of itself returns that part's seconds."""
+"""What is timed; one that measures a part of itself returns that part's seconds, or whatever it measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,9 @@ class Pair:
         floor: what it can at best come near to, or what it replaces.
         most: the target: ours over floor is at most this; None where the ratio is only stated.
         most_seconds: the target, where it is on our own time.
+        runs: at most so many timed runs of this pair, where one takes long.
+        warm_ups: runs before these that are not timed.
+        unit: of what both sides return: ``s``, or ``bytes``.
     """
 
     what: str
@@ -31,6 +34,9 @@ class Pair:
     floor: Timed
     most: float | None = None
     most_seconds: float | None = None
+    runs: int | None = None
+    warm_ups: int = 1
+    unit: str = "s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +67,11 @@ class Row:
         return None if self.pair.most_seconds is None else median(self.ours) <= self.pair.most_seconds
 
     def plain(self) -> dict[str, Any]:
-        """All of it as JSON values, times in seconds."""
+        """All of it as JSON values, in the pair's unit."""
         return {
             "benchmark": self.benchmark,
             "what": self.pair.what,
+            "unit": self.pair.unit,
             "ours": median(self.ours),
             "floor": median(self.floor),
             "ratio": self.ratio,
@@ -86,8 +93,10 @@ def measure(name: str, scratch: Path, *, runs: int) -> Iterator[Row]:
         runs: how often each is timed, after one run that is not.
     """
     for pair in import_module(f"tests.benchmarks.{name}").pairs(scratch):
-        _seconds(pair.ours), _seconds(pair.floor)
-        times = [(_seconds(pair.ours), _seconds(pair.floor)) for _ in range(runs)]
+        for _ in range(pair.warm_ups):
+            _seconds(pair.ours), _seconds(pair.floor)
+        count = runs if pair.runs is None else min(runs, pair.runs)
+        times = [(_seconds(pair.ours), _seconds(pair.floor)) for _ in range(count)]
         ours, floor = zip(*times, strict=True)
         yield Row(benchmark=name, pair=pair, ours=ours, floor=floor)
 

@@ -285,6 +285,17 @@ class TestIndexing:
         with pytest.raises(ValueError, match="out: expected"):
             features.gather(rows, out=out[:2])
 
+    def test_what_will_be_needed(self, grown: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+        features = get(grown)
+        features.will_need(np.arange(len(features)))
+        asked: list[int] = []
+        monkeypatch.setattr("diffcache.cache.features.ask_ahead", lambda block, rows: asked.append(len(rows)))
+        features.will_need(np.array([0, 5, ROWS - 1, ROWS]))
+        assert asked == [3, 1]
+        with pytest.raises(IndexError, match="out of range"):
+            features.will_need([len(features)])
+        assert features.stored_nbytes == features.nbytes
+
 
 class TestOtherForms:
     def test_pickle(self, grown: Cache) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from diffcache.config import HeadConfig, head_config
+from diffcache.config import HeadConfig, HeadSweep, head_config, head_fields, head_sweep
 from diffcache.events import Event, Progress
-from diffcache.heads import train_head
+from diffcache.heads import train_sweep
 from diffcache.recipe import Recipe
 from diffcache.setting import Setting
 
@@ -37,6 +37,7 @@ class MemoryFeatures:
     marks: dict[int, str] = field(default_factory=dict)
     derived_from: Setting | None = None
     gathered: list[np.ndarray] = field(default_factory=list)
+    announced: list[np.ndarray] = field(default_factory=list)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -45,6 +46,10 @@ class MemoryFeatures:
     @property
     def dtype(self) -> np.dtype[Any]:
         return self.array.dtype
+
+    @property
+    def stored_nbytes(self) -> int:
+        return self.array.nbytes
 
     @property
     def marked(self) -> np.ndarray:
@@ -64,6 +69,9 @@ class MemoryFeatures:
     def gather(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         self.gathered.append(rows.copy())
         return np.take(self.array, rows, axis=0, out=out, mode="clip")
+
+    def will_need(self, rows: np.ndarray) -> None:
+        self.announced.append(rows.copy())
 
 
 def toy(
@@ -95,6 +103,7 @@ def draws_of(train: MemoryFeatures, count: int) -> list[MemoryFeatures]:
             array=(train.array + draw * np.random.default_rng(draw).normal(size=train.shape)).astype(train.dtype),
             setting=replace(train.setting, draw=draw),
             gathered=[],
+            announced=[],
         )
         for draw in range(1, count)
     ]
@@ -116,7 +125,16 @@ def quick(kind: str, **values: Any) -> HeadConfig:
     return head_config(kind, {"epochs": 8, "batch_size": 32, "lr": 5e-3, "device": "cpu", **small[kind], **values})
 
 
-def _train_and_die(runs: Path, kind: str, epochs: int, draws: int) -> None:
+def quick_sweep(kind: str, **values: Any) -> HeadSweep:
+    """Small heads of every combination of the values that are tuples."""
+    alone = {name: value for name, value in values.items() if not isinstance(value, tuple)}
+    swept = {name: value for name, value in values.items() if isinstance(value, tuple)}
+    fields = {**head_fields(quick(kind, **alone)), **swept}
+    del fields["kind"]
+    return head_sweep(kind, fields)
+
+
+def _train_and_die(runs: Path, kind: str, epochs: int, draws: int, *, sweep: bool) -> None:
     """Train, and at an epoch's end be killed as by ``kill -9``."""
 
     def on_event(event: Event) -> None:
@@ -124,9 +142,11 @@ def _train_and_die(runs: Path, kind: str, epochs: int, draws: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     train, test = pair()
-    config, others = quick(kind, dropout=0.2), draws_of(train, draws)
-    train_head(train, test, config, runs=runs, draws=others, save_seconds=0, on_event=on_event)
+    config, others = HeadSweep((quick(kind, dropout=0.2),)), draws_of(train, draws)
+    if sweep:
+        config = quick_sweep(kind, dropout=0.2, lr=(5e-3, 1e-2), seed=(0, 1))
+    train_sweep(train, test, config, runs=runs, draws=others, save_seconds=0, on_event=on_event)
 
 
 if __name__ == "__main__":
-    _train_and_die(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    _train_and_die(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sweep="sweep" in sys.argv[5:])

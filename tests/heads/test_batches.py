@@ -6,13 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from diffcache.heads.batches import Batches, epoch_draws, epoch_order
+from diffcache.heads import batches as module
+from diffcache.heads.batches import Batches, epoch_draws
+from diffcache.heads.order import epoch_order
 from diffcache.heads.standardize import Scaling
 from diffcache.heads.statistics import Statistics
 
 from .stand_in import draws_of, toy
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[1, 2], autouse=True)
+def threads(request):
+    """With one, the thread that reads makes batches ready; with more, the caller's does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
 def _batches(features, rows, batch_size, statistics=None, draws=()):
@@ -37,6 +48,7 @@ def test_each_row_once_and_the_last_batch_kept(batch_size):
         assert sorted(seen) == sorted(rows)
         assert len(sizes) == len(batches)
         assert set(sizes[:-1]) <= {batch_size}
+    assert not features.announced  # a full shuffle has nothing to say of what comes next
     assert [row for batch in batches.in_order() for row in batch.rows] == rows.tolist()
 
 
@@ -106,11 +118,54 @@ def test_the_draw_of_a_row_is_decided_by_seed_epoch_and_row():
     assert all(not np.array_equal(all_, epoch_draws(1000, draws=5, order_seed=s, epoch=e)) for s, e in others)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("draws", [1, 3])
+def test_batches_do_not_depend_on_threads_or_on_how_many_are_read_at_once(dtype, draws, monkeypatch):
+    features = toy(rows=130, dtype=dtype)
+    values = features.array.astype(np.float32)
+    statistics = Statistics(mean=values.mean(axis=0), deviation=values.std(axis=0))
+    found = set()
+    for count in (1, 2):
+        for block, piece in ((1, 1), (1, 1 << 20), (10_000, 700), (4 << 20, 1 << 20)):
+            torch.set_num_threads(count)
+            monkeypatch.setattr(module, "_BLOCK_BYTES", block)
+            monkeypatch.setattr(module, "_PIECE_BYTES", piece)
+            batches = _batches(features, np.arange(128), 7, statistics, draws_of(features, draws))
+            for _ in range(2):  # the second time into the buffers of the first
+                parts = [
+                    (b.x.numpy().tobytes(), b.labels.numpy().tobytes(), b.rows.tobytes(), len(b.rows))
+                    for b in batches.shuffled(order_seed=1, epoch=3)
+                ]
+                assert [size for *_, size in parts] == [7] * 18 + [2]
+                found.add(tuple(parts))
+    assert len(found) == 1
+
+
+def test_two_readings_at_once_do_not_share_buffers():
+    features = toy(rows=60)
+    batches = _batches(features, np.arange(60), 60)
+    list(batches.in_order())  # leaves buffers behind
+    for pair in zip(batches.in_order(), batches.shuffled(order_seed=0, epoch=0), strict=True):
+        for batch in pair:
+            np.testing.assert_array_equal(batch.x.numpy(), features.array[batch.rows].astype(np.float32))
+
+
+def test_batches_that_are_read_in_inference_mode_serve_training_too():
+    batches = _batches(toy(rows=40), np.arange(40), 8)
+    with torch.inference_mode():
+        list(batches.in_order())
+    head = torch.nn.Linear(96, 3)
+    for batch in batches.in_order():
+        head(batch.x.flatten(1)).sum().backward()
+    assert head.weight.grad is not None
+
+
 def test_no_rows_give_no_batch():
     assert list(_batches(toy(rows=9), np.array([], dtype=np.int64), 4).in_order()) == []
 
 
-def test_an_error_while_reading_arrives_and_the_thread_ends():
+def test_an_error_while_reading_arrives_and_the_thread_ends(monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 1)  # one batch is read at a time
     features = toy(rows=40)
     batches = _batches(features, np.arange(40), 8)
     batches.rows = np.array([0] * 20 + [40_000] * 20)
@@ -136,7 +191,8 @@ def test_leaving_early_ends_the_thread():
     assert _readers() == []
 
 
-def test_reading_ahead_is_bounded():
+def test_reading_ahead_is_bounded(monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 1)
     features = toy(rows=200)
     stream = _batches(features, np.arange(200), 8).in_order()
     next(stream)

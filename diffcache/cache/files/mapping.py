@@ -24,6 +24,9 @@ from diffcache.errors import CacheError
 
 _NONE, _READ, _SHARED, _PRIVATE, _FIXED = 0, 1, 1, 2, 0x10
 _FAILED = ctypes.c_void_p(-1).value
+_WILL_NEED = 3
+_STEP = 128 << 10
+"""Bytes asked for at once: of a longer request Linux reads no more than its read-ahead window, this or more."""
 
 
 def map_blocks(root: Path, extents: Extents) -> list[np.ndarray[Any, Any]]:
@@ -45,6 +48,28 @@ def map_blocks(root: Path, extents: Extents) -> list[np.ndarray[Any, Any]]:
         np.memmap(root / run.path, extents.type, mode="r", offset=run.offset, shape=(run.rows, *extents.shape[1:]))
         for run in extents.runs
     ]
+
+
+def ask_ahead(block: np.ndarray[Any, Any], rows: np.ndarray[Any, np.dtype[np.intp]]) -> None:
+    """Have the system read rows of a map from the disk, without waiting; nothing where it cannot be asked.
+
+    Args:
+        block: a map, (n, ...).
+        rows: (k,), ascending, each in range.
+    """
+    libc = _libc()
+    if libc is None or not len(rows):
+        return
+    # Rows not far apart are asked for together, with what is between them.
+    row_bytes = block.strides[0]
+    apart = np.flatnonzero(np.diff(rows) * row_bytes > _STEP)
+    firsts = rows[np.concatenate(([0], apart + 1))] * row_bytes
+    stops = (rows[np.concatenate((apart, [len(rows) - 1]))] + 1) * row_bytes
+    base = block.ctypes.data
+    for first, stop in zip(firsts.tolist(), stops.tolist(), strict=True):
+        start = (base + first) // mmap.PAGESIZE * mmap.PAGESIZE
+        for place in range(start, base + stop, _STEP):
+            libc.madvise(place, min(_STEP, base + stop - place), _WILL_NEED)
 
 
 def check_sizes(root: Path, extents: Extents, start: int, stop: int) -> None:
@@ -111,7 +136,7 @@ def _map_side_by_side(root: Path, extents: Extents) -> _Region | None:
 
 @cache
 def _libc() -> Any:
-    """The C library with typed mmap and munmap; None where raw maps are not to be relied on."""
+    """The C library with typed mmap, munmap and madvise; None where raw maps are not to be relied on."""
     if sys.platform not in ("linux", "darwin") or ctypes.sizeof(ctypes.c_void_p) != 8 or sys.byteorder != "little":
         return None
     try:
@@ -120,6 +145,8 @@ def _libc() -> Any:
         libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
         libc.munmap.restype = ctypes.c_int
         libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        libc.madvise.restype = ctypes.c_int
+        libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     except (OSError, AttributeError):
         return None
     return libc

@@ -116,3 +116,45 @@ def test_gather_over_blocks(lengths: list[int], data: st.DataObject) -> None:
     out = np.empty((len(rows), 3), whole.dtype)
     assert gather.gather(blocks, index, out) is out
     assert (out == whole[index]).all()
+
+
+class _Asked:
+    """In place of the C library: what is asked for, as (address, bytes)."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, int]] = []
+
+    def madvise(self, address: int, size: int, advice: int) -> int:
+        assert advice == 3
+        self.calls.append((address, size))
+        return 0
+
+
+@pytest.mark.parametrize("rows", [[0], [3, 4, 5], [0, 700], list(range(0, 999, 7)), list(range(999))])
+def test_rows_asked_for_are_read_and_few_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[int]
+) -> None:
+    extents, _ = make(tmp_path, [400, 400, 199])
+    (block,) = mapping.map_blocks(tmp_path, extents)
+    asked = _Asked()
+    monkeypatch.setattr(mapping, "_libc", lambda: asked)
+    mapping.ask_ahead(block, np.array(rows, np.intp))
+    base = block.ctypes.data
+    covered = np.zeros(block.nbytes, np.bool_)
+    for address, size in asked.calls:
+        assert address % 4096 == 0
+        assert 0 < size <= mapping._STEP
+        assert base <= address and address + size <= base + block.nbytes
+        covered[address - base : address - base + size] = True
+    assert covered.reshape(block.shape)[rows].all()
+    assert covered.sum() <= len(rows) * ROW + 4096 + sum(min(gap, mapping._STEP // ROW) * ROW for gap in np.diff(rows))
+
+
+def test_nothing_is_asked_for_where_nothing_is_wanted_or_the_platform_has_no_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = mapping.map_blocks(tmp_path, make(tmp_path, [8, 8])[0])
+    mapping.ask_ahead(block, np.array([0, 5, 15], np.intp))
+    mapping.ask_ahead(block, np.array([], np.intp))
+    monkeypatch.setattr(mapping, "_libc", lambda: None)
+    mapping.ask_ahead(block, np.array([0], np.intp))
