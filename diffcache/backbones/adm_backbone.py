@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from diffcache.backbones.checkpoint import load_weights
 from diffcache.backbones.protocol import BlockInfo
 from diffcache.backbones.recipes import check_arguments, known_recipe, told_class
 from diffcache.backbones.weights_file import content_hash, file_hash, file_state, forget_hash
-from diffcache.compute import torch_dtype
+from diffcache.compute import keep_freed_memory, not_compiled, torch_dtype, why_not_compile
 from diffcache.diffusion import Schedule
 from diffcache.errors import ConfigError, WeightsError
 from diffcache.events import Fallback
@@ -40,10 +40,19 @@ class AdmBackbone:
         device: where to compute.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         condition: a class number, or ``"mean"``; None means ``"mean"`` where the network takes classes.
+        compile: whether ``torch.compile`` translates the network, once for every group size and choice of blocks;
+            where the machine can't, that is one of the ``fallbacks`` once the weights are loaded.
     """
 
     def __init__(
-        self, card: Card, weights: Path | None, *, device: torch.device, precision: str, condition: str | int | None
+        self,
+        card: Card,
+        weights: Path | None,
+        *,
+        device: torch.device,
+        precision: str,
+        condition: str | int | None,
+        compile: bool = False,
     ) -> None:
         check_arguments(card, weights, condition=condition)
         self.config = adm_config(card)
@@ -55,6 +64,7 @@ class AdmBackbone:
         self.precision = precision
         self.fallbacks: tuple[Fallback, ...] = ()
         self.condition = told_class(card, self.config, condition)
+        self.compiled = compile
         self._random = False
         self._hashed: tuple[str, str] | None = None  # state of the file of weights, and its hash
 
@@ -87,7 +97,7 @@ class AdmBackbone:
 
     def load(self) -> None:
         """Read the weights now; see :class:`diffcache.backbones.Backbone`."""
-        self.network  # noqa: B018
+        self._features  # noqa: B018
 
     @cached_property
     def network(self) -> ADM:
@@ -124,13 +134,22 @@ class AdmBackbone:
     def _ready(self, network: ADM) -> ADM:
         network.eval().requires_grad_(False)
         network.to(self.device, dtype=torch_dtype(self.precision))
+        if self.device.type == "cpu":
+            keep_freed_memory()
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
 
     def for_timing(self) -> AdmBackbone:
         """See :class:`diffcache.backbones.Backbone`; without a file of weights a copy that draws random ones."""
         if self.weights is not None or self._random:
             return self
-        other = AdmBackbone(self.card, None, device=self.device, precision=self.precision, condition=self.condition)
+        other = AdmBackbone(
+            self.card,
+            None,
+            device=self.device,
+            precision=self.precision,
+            condition=self.condition,
+            compile=self.compiled,
+        )
         other._random = True
         return other
 
@@ -148,16 +167,26 @@ class AdmBackbone:
         """See :class:`diffcache.backbones.Backbone`."""
         if t is None or noise is None:
             raise ConfigError(f"card {self.card.name}: features need a time step and noise")
-        n = len(x0)
-        y = None
-        if self.condition is not None:
-            y = self._class_embedding.expand(n, -1)
+        y = None if self.condition is None else self._class_embedding
         low_res = F.adaptive_avg_pool2d(x0, self.config.low_res_size) if self.config.super_res else None
-        steps = torch.full((n,), t, device=x0.device)
+        steps = torch.full((1,), t, device=x0.device)
         x = self.schedule.q_sample(x0, t, noise=noise)
         # fp32 means fp32: cuDNN's convolutions would take TF32 for it, with 10 bits of fraction.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            return self.network.features(x, steps, blocks=blocks, y=y, low_res=low_res)
+            return self._features(x, steps, blocks=tuple(blocks), y=y, low_res=low_res)
+
+    @cached_property
+    def _features(self) -> Callable[..., dict[int, Tensor]]:
+        """The network's features, compiled where that was asked for and the machine can."""
+        features = self.network.features
+        if self.compiled and self.device.type != "meta":
+            why = why_not_compile(self.device)
+            if why is None:
+                # Groups are padded to one size, so that one graph serves them all.
+                return torch.compile(features, dynamic=False, fullgraph=True)
+            self.compiled = False
+            self.fallbacks += (not_compiled(why),)
+        return features
 
     @cached_property
     def _class_embedding(self) -> Tensor:

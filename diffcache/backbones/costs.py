@@ -124,10 +124,10 @@ def _run(
         network = ADM(config).to(dtype)
         with watched_by:
             x0, noise, x = (torch.empty(group_size, *config.image_shape) for _ in range(3))
-            y = None if config.num_classes is None else torch.empty(1, 4 * config.model_channels).expand(group_size, -1)
+            y = None if config.num_classes is None else torch.empty(1, 4 * config.model_channels)
             side = config.low_res_size
             low_res = torch.empty(*x.shape[:2], side, side) if config.super_res else None
-            network.features(x, torch.empty(group_size), blocks=[last_block], y=y, low_res=low_res)
+            network.features(x, torch.empty(1), blocks=[last_block], y=y, low_res=low_res)
             del x0, noise  # alive until here, as the caller's are
 
 

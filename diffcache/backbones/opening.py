@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,22 +15,14 @@ from diffcache.backbones.protocol import Backbone
 from diffcache.backbones.recipes import check_arguments
 from diffcache.compute import resolve_device, resolve_precision
 
-Opener = Callable[[Card, Path | None, torch.device, str, "str | int | None"], Backbone]
+Opener = Callable[..., Backbone]
 
 
-def _adm(
-    card: Card, weights: Path | None, device: torch.device, precision: str, condition: str | int | None
-) -> Backbone:
-    return AdmBackbone(card, weights, device=device, precision=precision, condition=condition)
-
-
-def _pixels(
-    card: Card, weights: Path | None, device: torch.device, precision: str, condition: str | int | None
-) -> Backbone:
+def _pixels(card: Card, weights: Path | None, *, device: torch.device, **_: Any) -> Backbone:
     return PixelsBackbone(card, device=device)
 
 
-KINDS: Mapping[str, Opener] = {"adm": _adm, "pixels": _pixels}
+KINDS: Mapping[str, Opener] = {"adm": AdmBackbone, "pixels": _pixels}
 """How each kind of card is opened; a new kind is one file, one line here, and one in ``recipes.KINDS``."""
 
 
@@ -40,6 +33,7 @@ def open_backbone(
     device: str = "auto",
     precision: str = "auto",
     condition: str | int | None = None,
+    compile: bool = False,
 ) -> Backbone:
     """Open the frozen network that a card describes. Its weights are read at the first use, or by ``load()``.
 
@@ -51,6 +45,8 @@ def open_backbone(
             has instructions for.
         condition: which class a class-conditional network is told of every image; None for the mean
             of its class embeddings.
+        compile: whether ``torch.compile`` translates the network. That takes a minute or more before the first
+            group, is worth it for many, and can only move last bits.
 
     Raises:
         ConfigError: no such card, or an argument that does not fit it.
@@ -63,4 +59,5 @@ def open_backbone(
     file = None if weights is None else Path(weights)
     check_arguments(card, file, condition=condition)
     where = resolve_device(device)
-    return KINDS[card.kind](card, file, where, resolve_precision(precision, where), condition)
+    resolved = resolve_precision(precision, where)
+    return KINDS[card.kind](card, file, device=where, precision=resolved, condition=condition, compile=compile)

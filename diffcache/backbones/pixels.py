@@ -26,6 +26,7 @@ class PixelsBackbone:
         self.card = pixels_card(card)
         self.device = device
         self.precision = "fp32"
+        self.compiled = False
         self.fallbacks: tuple[Fallback, ...] = ()
         channels, height, width = card.preprocessing.shape
         self.blocks = (BlockInfo(number=1, name="image", channels=channels, height=height, width=width),)

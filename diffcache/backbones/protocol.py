@@ -72,12 +72,14 @@ class Backbone(Protocol):
         blocks: its blocks, in the order data passes.
         device: where it computes.
         precision: resolved arithmetic, ``fp32``, ``bf16`` or ``fp16``.
-        fallbacks: what is used in place of what was asked for.
+        compiled: whether ``torch.compile`` translates the network; known for sure once its weights are loaded.
+        fallbacks: what is used in place of what was asked for; loading the weights may add to it.
     """
 
     card: Card
     device: torch.device
     precision: str
+    compiled: bool
     fallbacks: tuple[Fallback, ...]
 
     @property

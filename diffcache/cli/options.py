@@ -81,6 +81,7 @@ _KEYS = {
     "weights": "backbone.weights",
     "precision": "backbone.precision",
     "device": "backbone.device",
+    "compile": "backbone.compile",
 }
 """Option to the key of the pipeline file that it replaces."""
 
@@ -138,6 +139,9 @@ backbone_options = _all(
     click.option("--device", help="Where backbone and heads compute: auto, cpu, cuda, cuda:1, mps, ..."),
     click.option(
         "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Arithmetic of the backbone."
+    ),
+    click.option(
+        "--compile/--no-compile", default=None, help="Translate the backbone first, with torch.compile: a minute."
     ),
 )
 

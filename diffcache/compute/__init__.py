@@ -10,32 +10,39 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffcache.compute.background import Behind, ahead
+    from diffcache.compute.compiling import not_compiled, why_not_compile
     from diffcache.compute.devices import device_facts, require_values, resolve_device
-    from diffcache.compute.memory import memory_for, out_of_memory
+    from diffcache.compute.memory import keep_freed_memory, memory_for, out_of_memory
     from diffcache.compute.precision import resolve_precision, torch_dtype
 
 __all__ = [
     "Behind",
     "ahead",
     "device_facts",
+    "keep_freed_memory",
     "memory_for",
+    "not_compiled",
     "out_of_memory",
     "require_values",
     "resolve_device",
     "resolve_precision",
     "torch_dtype",
+    "why_not_compile",
 ]
 
 _HOME = {
     "Behind": "background",
     "ahead": "background",
     "device_facts": "devices",
+    "keep_freed_memory": "memory",
     "memory_for": "memory",
+    "not_compiled": "compiling",
     "out_of_memory": "memory",
     "require_values": "devices",
     "resolve_device": "devices",
     "resolve_precision": "precision",
     "torch_dtype": "precision",
+    "why_not_compile": "compiling",
 }
 
 

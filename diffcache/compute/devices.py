@@ -11,6 +11,8 @@ import torch
 
 from diffcache.errors import DeviceError
 
+_MAKERS = ("AuthenticAMD", "GenuineIntel")
+
 
 def resolve_device(name: str = "auto") -> torch.device:
     """The device of that name; ``auto`` takes CUDA, then Apple's GPU, then the processor.
@@ -56,11 +58,22 @@ def device_facts(device: torch.device) -> dict[str, Any]:
 @cache
 def _processor() -> str:
     """The processor's model, as far as the system tells it."""
+    return _told("model name") or platform.processor() or platform.machine()
+
+
+@cache
+def processor_maker() -> str:
+    """Who made the processor, as it says itself (``GenuineIntel``, ``AuthenticAMD``); empty where it is not told."""
+    return _told("vendor_id") or next((name for name in _MAKERS if name in platform.processor()), "")
+
+
+def _told(what: str) -> str:
+    """What Linux tells of the first processor."""
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
         for line in file:
-            if line.startswith("model name"):
+            if line.startswith(what):
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def _here() -> str:

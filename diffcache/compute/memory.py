@@ -1,13 +1,36 @@
-"""Memory that ran out: told from other errors of PyTorch, and said in a line."""
+"""Memory: kept for what is made next, and where it ran out, told from other errors of PyTorch."""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from diffcache.errors import DeviceError
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h
+_CHOSEN = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "LD_PRELOAD")
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep what it frees from now on, for the maps that a network makes next.
+
+    The C library hands large pieces back to the system at once, which then makes and clears each page anew: a
+    quarter of the time of a 256x256 ADM in float32. What is free at this moment is handed back.
+
+    Returns:
+        Whether it does: not where the C library is not glibc, nor where the environment chose otherwise.
+    """
+    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _CHOSEN):
+        return False
+    library = ctypes.CDLL(None)
+    kept = library.mallopt(_MMAP_MAX, 0) and library.mallopt(_TRIM_THRESHOLD, -1)
+    library.malloc_trim(0)
+    return bool(kept)
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -41,7 +41,8 @@ def pipeline_backbone(pipeline: Pipeline, card: Card, *, precision: str, weights
         pipeline: names device and weights.
         card: the backbone's own, or that of the raw pixels.
         precision: resolved.
-        weights: whether the file of weights must be here; without it only plans can be made.
+        weights: whether the file of weights must be here; without it only plans can be made, for which nothing is
+            compiled.
     """
     from diffcache.backbones import PixelsBackbone, open_backbone
     from diffcache.compute import require_values, resolve_device
@@ -53,4 +54,11 @@ def pipeline_backbone(pipeline: Pipeline, card: Card, *, precision: str, weights
     file = config.weights
     if not weights and file is not None and not file.is_file():
         file = None
-    return open_backbone(card, file, device=config.device, precision=precision, condition=config.condition)
+    return open_backbone(
+        card,
+        file,
+        device=config.device,
+        precision=precision,
+        condition=config.condition,
+        compile=config.compile and weights,
+    )

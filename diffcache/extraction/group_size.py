@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import torch
 
-from diffcache.backbones import Backbone
+from diffcache.backbones import Backbone, working_memory
 from diffcache.compute import out_of_memory
 from diffcache.errors import DeviceError
 from diffcache.events import Fallback
@@ -16,6 +16,7 @@ from diffcache.setting import Pass
 _LARGEST = {"cuda": 256}
 _LARGEST_ELSEWHERE = 64
 _SHARE = 0.25  # of the free memory: others need some, and the estimate is rough
+_SURE = 0.5  # of the free memory; the estimate of what is needed is an upper one
 _ELEMENT = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -24,8 +25,9 @@ def choose_group_size(
 ) -> tuple[int, tuple[Fallback, ...]]:
     """The group size of a new store: the one asked for, or for ``auto`` one that fits the device.
 
-    The network is run once on a group of that size; where memory does not suffice the size is halved,
-    and on a GPU, which says when its memory is full, ``auto`` doubles it as long as it fits.
+    The network is run once on a group of that size, unless a processor's memory suffices for sure; where it
+    does not suffice the size is halved, and on a GPU, which says when its memory is full, ``auto`` doubles it
+    as long as it fits.
 
     Args:
         asked: a number, or ``auto``.
@@ -41,6 +43,8 @@ def choose_group_size(
     """
     first = size = expected_group_size(backbone, last_block=max(blocks)) if asked == "auto" else int(asked)
     largest = _largest(backbone)
+    if backbone.device.type == "cpu" and _needed(size, backbone, last_block=max(blocks)) <= _SURE * _free(backbone):
+        return size, ()
     if asked == "auto" and backbone.device.type == "cuda" and fits(size, backbone, blocks=blocks, pass_=pass_):
         while size < largest and fits(2 * size, backbone, blocks=blocks, pass_=pass_):
             size *= 2
@@ -79,10 +83,19 @@ def expected_group_size(backbone: Backbone, *, last_block: int) -> int:
 
     A power of two: twice the outputs of all blocks up to the last one fit in a share of the free memory.
     """
-    if backbone.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(backbone.device)
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4 << 30
+    free = _free(backbone)
     values = sum(block.channels * block.height * block.width for block in backbone.blocks[:last_block])
     most = max(1, int(_SHARE * free / (2 * _ELEMENT[backbone.precision] * values)))
     return min(_largest(backbone), 1 << (most.bit_length() - 1))
+
+
+def _free(backbone: Backbone) -> int:
+    """Bytes of memory that nobody uses, as far as the system tells."""
+    if backbone.device.type == "cuda":
+        return torch.cuda.mem_get_info(backbone.device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4 << 30
+
+
+def _needed(size: int, backbone: Backbone, *, last_block: int) -> int:
+    """Bytes that a group takes at most."""
+    return working_memory(backbone.card, group_size=size, last_block=last_block, precision=backbone.precision)

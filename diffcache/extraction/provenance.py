@@ -15,7 +15,7 @@ from diffcache.recipe import Plain
 
 _DECIDES_BITS = (
     *("group_size", "device", "device_name", "cpu_capability", "threads", "torch", "cuda", "numpy", "pillow"),
-    *("diffcache",),
+    *("compiled", "diffcache"),
 )
 """While these are the same, so is every bit."""
 
@@ -29,6 +29,7 @@ def provenance(backbone: Backbone, *, group_size: int) -> dict[str, Plain]:
         "group_size": group_size,
         "command": command_line(),
         **device_facts(backbone.device),
+        **({"compiled": True} if backbone.compiled else {}),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from functools import partial
@@ -102,11 +102,14 @@ def extract(
     recipe = backbone.recipe(seed=seed, dtype=dtype, augmentation=plain)
     fallbacks = list(backbone.fallbacks)
     store = cache.store(images=images, split=split, recipe=recipe)
-    begun = store is not None
+    begun, warm_up = store is not None, 0.0
     if store is None:
-        _load(backbone, on_event)
+        fallbacks += _load(backbone, on_event)
+        began = time.perf_counter()
         size, halved = choose_group_size(batch_size, backbone, blocks={s.b for s in wanted}, pass_=wanted[0].pass_)
         fallbacks += halved
+        if backbone.compiled:  # in the first group that it is given
+            warm_up = time.perf_counter() - began
         store = cache.create_store(
             images=images,
             split=split,
@@ -138,7 +141,9 @@ def extract(
         say_marked(store, found, on_event=on_event)
         say_derived(store, found, on_event=on_event)
         if begun:
-            _load(backbone, on_event)
+            for fallback in (late := _load(backbone, on_event)):
+                on_event(fallback)
+            fallbacks += late
         _add_arrays(writer, backbone, work)
         made = Inputs(
             store,
@@ -152,7 +157,7 @@ def extract(
         )
         run = _Run(backbone, writer, fallbacks=fallbacks, saturate=on_overflow == "saturate", on_event=on_event)
         images_done, seconds = run.all(work, made)
-        return Extracted(store, images_done, seconds, found.derived)
+        return Extracted(store, images_done, warm_up + seconds, found.derived)
 
 
 def _checked(settings: Iterable[Setting], backbone: Backbone) -> tuple[Setting, ...]:
@@ -188,10 +193,13 @@ def _add_arrays(writer: Writer, backbone: Backbone, work: Iterable[RangeWork]) -
     )
 
 
-def _load(backbone: Backbone, on_event: OnEvent) -> None:
+def _load(backbone: Backbone, on_event: OnEvent) -> tuple[Fallback, ...]:
+    """Load the weights; the fallbacks that this brought."""
     if backbone.card.has_network:
         on_event(Notice(f"{backbone.card.name} on {backbone.device} in {backbone.precision}"))
+    known = len(backbone.fallbacks)
     backbone.load()
+    return backbone.fallbacks[known:]
 
 
 def _allow_open_files() -> None:
@@ -283,8 +291,8 @@ class _Run:
                 f"{self.store.path} was begun with; free memory, or use another cache and a smaller --batch-size"
             ) from None
         if not self.on_gpu:
-            return {s: Stored(v.values.cpu(), v.overflowed.cpu(), v.broken.cpu()) for s, v in on_device.items()}, None
-        host = {s: Stored(_fetch(v.values), _fetch(v.overflowed), _fetch(v.broken)) for s, v in on_device.items()}
+            return {setting: _on_host(value, torch.Tensor.cpu) for setting, value in on_device.items()}, None
+        host = {setting: _on_host(value, _fetch) for setting, value in on_device.items()}
         arrived = torch.cuda.Event()
         arrived.record(torch.cuda.current_stream(device))
         return host, arrived
@@ -311,18 +319,25 @@ class _Run:
             self._digests[pass_], self._stamps[pass_] = [], []
         self._digests[pass_].append(group.digests)
         self._stamps[pass_].append(group.stamps)
-        first = work.store_row(group.start)
-        usable = torch.tensor([first + k not in self.store.marks for k in range(kept.stop)])
         for setting, stored in values.items():
-            broken, overflowed = stored.broken[kept] & usable, stored.overflowed[kept] * usable
-            if bool(broken.any()):
-                raise self._not_finite(setting, group.ids[int(broken.nonzero()[0])])
-            saturated = int(overflowed.sum())
-            if saturated and not self.saturate:
-                raise self._overflow(setting, group.ids[int(overflowed.nonzero()[0])], saturated)
+            saturated = self._checked(group, setting, stored)
             self._open[pass_].write(setting, group.start, stored.values[kept].numpy(), saturated=saturated)
         if group.stop == work.rows.stop:
             self._commit(pass_)
+
+    def _checked(self, group: Group, setting: Setting, stored: Stored) -> int:
+        """How many values were cut off; raises StorageOverflowError where a row that is not marked has bad ones."""
+        if stored.broken is None or stored.overflowed is None:
+            return 0
+        count, first = group.stop - group.start, group.work.store_row(group.start)
+        usable = torch.tensor([first + k not in self.store.marks for k in range(count)])
+        broken, overflowed = stored.broken[:count] & usable, stored.overflowed[:count] * usable
+        if bool(broken.any()):
+            raise self._not_finite(setting, group.ids[int(broken.nonzero()[0])])
+        saturated = int(overflowed.sum())
+        if saturated and not self.saturate:
+            raise self._overflow(setting, group.ids[int(overflowed.nonzero()[0])], saturated)
+        return saturated
 
     def _commit(self, pass_: Pass) -> None:
         provenance: dict[str, Any] = {**self.provenance, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
@@ -362,6 +377,12 @@ class _Run:
             f"{self.recipe.dtype}; store them with --dtype float32, or cut them off with --on-overflow saturate, "
             "which is recorded"
         )
+
+
+def _on_host(stored: Stored, send: Callable[[Tensor], Tensor]) -> Stored:
+    """The same on the host."""
+    overflowed, broken = (None if value is None else send(value) for value in (stored.overflowed, stored.broken))
+    return Stored(send(stored.values), overflowed, broken)
 
 
 def _fetch(value: Tensor) -> Tensor:

@@ -118,6 +118,73 @@ def test_each_block_runs_once_for_many_blocks() -> None:
     assert executed(net, [9, 2, 5, 9]) == [info.name for info in net.blocks[:9]]
 
 
+@pytest.mark.parametrize("case", CASES)
+class TestOneStepForAllImages:
+    def given(self, case: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Inputs whose rows have the same step and class, which is said for each row and once."""
+        rows, once = inputs(case), inputs(case)
+        rows["t"], once["t"] = torch.tensor([90, 90]), torch.tensor([90])
+        if "y" in rows:
+            rows["y"], once["y"] = torch.tensor([1, 1]), torch.tensor([1])
+        return rows, once
+
+    def test_gives_what_a_step_a_row_gives(self, case: str) -> None:
+        net = network(case)
+        rows, once = (net.features(**given, blocks=all_blocks(net)) for given in self.given(case))
+        for b, found in once.items():
+            assert relative(found, rows[b]) < 1e-5
+            assert found.is_contiguous(memory_format=torch.channels_last)
+
+    def test_maps_that_are_changed_where_they_lie_change_no_byte(self, case: str) -> None:
+        """Without gradients sums and SiLU are written over what they are of; what is given and returned stays."""
+        net = network(case)
+        for given in self.given(case):
+            expected = net.features(**given, blocks=all_blocks(net))
+            before = given["x"].clone()
+            with torch.inference_mode():
+                found = net.features(**given, blocks=all_blocks(net))
+            assert torch.equal(given["x"], before)
+            assert all(torch.equal(found[b], expected[b]) for b in expected)
+
+
+def test_gradients_are_those_of_the_sums_as_written() -> None:
+    """The network trains: every parameter gets a gradient, and the directional derivative is that of the loss."""
+    net = ADM(config("adm_like_256_uncond")).double()
+    net.load_state_dict(network("adm_like_256_uncond").state_dict())
+    given = inputs("adm_like_256_uncond")
+    x = given["x"].double()
+
+    def loss() -> Tensor:
+        return net(x, given["t"]).square().mean()
+
+    loss().backward()
+    gradients = [parameter.grad for parameter in net.parameters()]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
+    with torch.no_grad():
+        slope = sum(float(gradient.square().sum()) for gradient in gradients if gradient is not None)
+        step = 1e-5 / slope**0.5
+        ends = []
+        for sign in (1, -2):
+            for parameter, gradient in zip(net.parameters(), gradients, strict=True):
+                parameter.add_(gradient, alpha=sign * step)
+            ends.append(float(loss()))
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(slope, rel=1e-3)
+
+
+@pytest.mark.parametrize("change", [None, "down", "up"])
+@pytest.mark.parametrize("channels", [32, 512])
+def test_a_residual_block_in_bf16_is_near_fp32(change: str | None, channels: int) -> None:
+    """Narrow groups of channels go through float32 on processors, wide ones do not."""
+    torch.manual_seed(0)
+    block = ResBlock(channels, channels, 16, change=change, scale_shift=True, dropout=0.0)
+    x, emb = torch.randn(2, channels, 8, 8).to(memory_format=torch.channels_last), torch.randn(1, 16)
+    with torch.inference_mode():
+        exact = block(x, emb)
+        found = block.to(torch.bfloat16)(x.bfloat16(), emb.bfloat16())
+    assert found.dtype == torch.bfloat16
+    assert relative(found, exact) < 0.03
+
+
 def test_names_of_blocks() -> None:
     names = [info.name for info in network("adm_like_256_uncond").blocks]
     assert names == [

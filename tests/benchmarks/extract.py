@@ -12,20 +12,17 @@ import torch
 from diffcache.cache import open_cache
 from diffcache.diffusion import sample_noise
 from diffcache.extraction import Extracted, extract
-from diffcache.images import open_idx, to_unit
+from diffcache.images import to_unit
 from tests.benchmarks import demo
 from tests.benchmarks.frame import Pair
 
-ROWS = 512
+ROWS = 4_096  # so many that what a call does once weighs as it does in real use
 
 
 def pairs(scratch: Path) -> Iterator[Pair]:
     """Reading, noise, forward, pooling, writing and flushing, into a new cache each time."""
     backbone = demo.backbone(scratch)
-    random = np.random.default_rng(0)
-    _write_idx(scratch / "images", random.integers(0, 256, (ROWS, 28, 28), np.uint8))
-    _write_idx(scratch / "labels", random.integers(0, 10, ROWS, np.uint8))
-    source = open_idx(scratch / "images", scratch / "labels")
+    source = demo.random_images(scratch, ROWS)
     numbers = itertools.count()
 
     def run() -> Extracted:
@@ -57,8 +54,3 @@ def pairs(scratch: Path) -> Iterator[Pair]:
         floor=bare,
         most=1.08,
     )
-
-
-def _write_idx(file: Path, values: np.ndarray) -> None:
-    sides = np.array(values.shape, ">u4").tobytes()
-    file.write_bytes(bytes([0, 0, 8, values.ndim]) + sides + values.tobytes())

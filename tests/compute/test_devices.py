@@ -64,6 +64,26 @@ def test_auto_precision_of_a_processor(monkeypatch: pytest.MonkeyPatch, has: boo
     assert resolve_precision("auto", torch.device("mps")) == "fp32"
 
 
+@pytest.mark.parametrize(
+    ("maker", "amx", "avx512_bf16", "expected"),
+    [
+        ("GenuineIntel", True, True, "bf16"),
+        ("GenuineIntel", False, True, "fp32"),
+        ("AuthenticAMD", False, True, "bf16"),
+        ("AuthenticAMD", False, False, "fp32"),
+        ("", False, True, "fp32"),
+    ],
+)
+def test_auto_precision_asks_the_processor(
+    monkeypatch: pytest.MonkeyPatch, maker: str, amx: bool, avx512_bf16: bool, expected: str
+) -> None:
+    asked = {"_is_amx_tile_supported": amx, "_is_avx512_bf16_supported": avx512_bf16}
+    monkeypatch.setattr(precision, "_asked", lambda name: asked[name])
+    monkeypatch.setattr(precision, "processor_maker", lambda: maker)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert resolve_precision("auto", CPU) == expected
+
+
 def test_a_named_precision_stays() -> None:
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
         assert resolve_precision(name, torch.device("cuda")) == name

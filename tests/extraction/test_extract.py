@@ -24,6 +24,7 @@ from diffcache.errors import (
     WeightsError,
 )
 from diffcache.events import Fallback, Progress
+from diffcache.extraction import group_size
 from diffcache.setting import Setting, grid
 from tests import tiny
 from tests.extraction.runs import GRID, Counting, contents, run, source_of
@@ -267,6 +268,14 @@ class Small(Counting):
         if len(x0) > self.largest:
             raise torch.OutOfMemoryError("no room")
         return super().features(x0, **others)
+
+
+def test_where_memory_suffices_for_sure_the_network_is_not_tried(world, monkeypatch):
+    tried, untried = Counting(world.backbone()), Counting(world.backbone())
+    run(world, backbone=tried, settings=[Setting(5, 2, 1)])
+    monkeypatch.setattr(group_size, "_SURE", 1e9)
+    run(world, "other", backbone=untried, settings=[Setting(5, 2, 1)])
+    assert len(tried.calls) == len(untried.calls) + 1
 
 
 def test_group_size_is_halved_until_it_fits_before_the_first_row(world):
