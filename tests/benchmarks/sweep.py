@@ -98,7 +98,7 @@ def _over_scikit_learn(train: Features, test: Features, run: Callable[[HeadSweep
 
         yield Pair(
             what=f"{kind} head ({heads}), from the cache to the test accuracy, over scikit-learn's LogisticRegression "
-            f"with {len(CS)} values of C on the same rows in memory, no more than {100 * SAME_LINEAR:g} points below it",
+            f"with {len(CS)} values of C on the same rows in memory, at most {100 * SAME_LINEAR:g} points below it",
             ours=whole,
             floor=grid,
             most=0.25,
