@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,27 +35,46 @@ def rate_factor(config: HeadConfig, step: int, *, steps_per_epoch: int) -> float
     return 1.0
 
 
-def build_optimizer(head: nn.Module, config: HeadConfig, *, device: torch.device) -> torch.optim.Optimizer:
-    """SGD with momentum, or AdamW (1711.05101), on the head's parameters.
+def build_optimizer(heads: Sequence[tuple[nn.Module, HeadConfig]], *, device: torch.device) -> torch.optim.Optimizer:
+    """SGD with momentum, or AdamW (1711.05101), on the parameters of heads; one step of it is a step of each.
 
     Weight decay acts on the weights of linear layers and convolutions only: not on biases, norms,
     the class token or position embeddings, which pulling towards zero does not regularise.
+
+    Args:
+        heads: each with its configuration; these differ in learning rate and weight decay alone.
+        device: where they are.
+
+    Returns:
+        The optimiser; each group of its parameters remembers the rate it starts from as ``rate``.
     """
+    groups = [group for head, config in heads for group in _groups(head, config)]
+    # One kernel for all parameters; a small head otherwise spends its time on calls.
+    fused = device.type in ("cpu", "cuda")
+    config = heads[0][1]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
+    return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Have every group of parameters learn at ``factor`` times the rate that it starts from."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["rate"] * factor
+
+
+def _groups(head: nn.Module, config: HeadConfig) -> list[dict[str, Any]]:
+    """The parameters of a head, by what decays."""
     decayed = {
         id(module.weight)
         for module in head.modules()
-        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight is not None
+        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight is not None and config.weight_decay
     }
     groups = [
         {"params": [p for p in head.parameters() if id(p) in decayed], "weight_decay": config.weight_decay},
         {"params": [p for p in head.parameters() if id(p) not in decayed], "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
-    # One kernel for all parameters; a small head otherwise spends its time on calls.
-    fused = device.type in ("cpu", "cuda")
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
-    return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
+    return [{**group, "lr": config.lr, "rate": config.lr} for group in groups if group["params"]]
 
 
 def smoothed_losses(logits: Tensor, labels: Tensor, *, smoothing: float) -> Tensor:

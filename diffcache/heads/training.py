@@ -15,7 +15,7 @@ from torch import Tensor
 from diffcache.errors import HeadError
 from diffcache.heads.batches import Batches
 from diffcache.heads.members import EpochRecord, Member
-from diffcache.heads.optimization import build_optimizer, rate_factor, smoothed_losses
+from diffcache.heads.optimization import build_optimizer, rate_factor, set_rates, smoothed_losses
 from diffcache.heads.scoring import autocast, score
 from diffcache.heads.stack import Stack
 
@@ -23,7 +23,7 @@ from diffcache.heads.stack import Stack
 class Trainer:
     """Heads in training on one order of batches, one epoch a call; see :class:`diffcache.heads.members.Fit`.
 
-    Each head goes as it would go alone, to rounding: it has its own optimiser, and the dropout of its own seed. What
+    Each head goes as it would go alone, to rounding: it has its own rate, and the dropout of its own seed. What
     is random in an epoch is seeded by the epoch's number, so that a state between two epochs holds no generator. A
     head whose loss is not finite any more ends there, and one whose patience is over; the others go on without it.
 
@@ -55,9 +55,14 @@ class Trainer:
         self._train, self._validation, self._device = train, validation, device
         for member in members:
             member.head.to(device)
-        self._optimizers = [build_optimizer(member.head, member.config, device=device) for member in members]
-        # float16 gradients of small losses underflow; bfloat16 has float32's range.
-        self._scalers = [torch.amp.GradScaler(device.type, enabled=precision == "fp16") for _ in members]
+        # float16 gradients of small losses underflow; bfloat16 has float32's range. What a scaler finds too large it
+        # skips a step for, which is for each head alone to do; otherwise one optimiser serves all.
+        scaled = precision == "fp16"
+        heads = [(member.head, member.config) for member in members]
+        self._optimizers = [
+            build_optimizer(some, device=device) for some in ([[h] for h in heads] if scaled else [heads])
+        ]
+        self._scalers = [torch.amp.GradScaler(device.type, enabled=scaled) for _ in self._optimizers]
         self._groups = self._grouped()
 
     @property
@@ -152,7 +157,10 @@ class Trainer:
         """The heads that are still trained, together where one generator serves them."""
         by_seed: dict[int, list[Member]] = {}
         for member in self.members:
-            if not member.ended:
+            if member.ended:
+                for parameter in member.head.parameters():
+                    parameter.grad = None  # an optimiser would go on with it
+            else:
                 by_seed.setdefault(member.config.seed if self.config.dropout else 0, []).append(member)
         return [_Group(members) for members in by_seed.values()]
 
@@ -168,10 +176,9 @@ class Trainer:
                     logits = group.stack.logits(batch.x)
                 losses = smoothed_losses(logits, batch.labels, smoothing=self.config.label_smoothing)
                 group.stack.backward(self._scaled(losses, group).sum())
-                for member in group.members:
-                    self._step(member, factor)
                 # Summed where it is: reading it back at every step would make the device wait.
                 group.total += losses.detach() * len(batch.rows)
+            self._step(factor)
         return torch.cat([group.total for group in self._groups]).cpu() / len(self._train.rows)
 
     def _scaled(self, losses: Tensor, group: _Group) -> Tensor:
@@ -180,12 +187,13 @@ class Trainer:
         one = torch.ones((), device=self._device)
         return losses * torch.stack([self._scalers[member.number].scale(one) for member in group.members])
 
-    def _step(self, member: Member, factor: float) -> None:
-        optimizer, scaler = self._optimizers[member.number], self._scalers[member.number]
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = member.config.lr * factor
-        scaler.step(optimizer)
-        scaler.update()
+    def _step(self, factor: float) -> None:
+        for optimizer, scaler in zip(self._optimizers, self._scalers, strict=True):
+            if all(parameter.grad is None for group in optimizer.param_groups for parameter in group["params"]):
+                continue  # of a head that has ended
+            set_rates(optimizer, factor)
+            scaler.step(optimizer)
+            scaler.update()
 
     def _require_one(self) -> None:
         """Raise HeadError where no head is left."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffcache.heads import build_head
-from diffcache.heads.optimization import build_optimizer, rate_factor, smoothed_losses
+from diffcache.heads.optimization import build_optimizer, rate_factor, set_rates, smoothed_losses
 
 from .stand_in import quick
 
@@ -59,7 +59,7 @@ def test_smoothed_loss(smoothing):
 @pytest.mark.parametrize("kind", ["linear", "mlp", "cnn", "attention"])
 def test_only_weights_of_layers_decay(kind, optimizer):
     head = build_head(quick(kind), shape=(6, 4, 4), classes=3)
-    built = build_optimizer(head, quick(kind, optimizer=optimizer, weight_decay=0.1), device=CPU)
+    built = build_optimizer([(head, quick(kind, optimizer=optimizer, weight_decay=0.1))], device=CPU)
     decayed, kept = built.param_groups
     assert decayed["weight_decay"] == 0.1
     assert kept["weight_decay"] == 0
@@ -70,6 +70,17 @@ def test_only_weights_of_layers_decay(kind, optimizer):
 
 def test_momentum_reaches_sgd():
     head = build_head(quick("linear"), shape=(6, 4, 4), classes=3)
-    built = build_optimizer(head, quick("linear", optimizer="sgd", momentum=0.8, lr=0.2), device=CPU)
+    built = build_optimizer([(head, quick("linear", optimizer="sgd", momentum=0.8, lr=0.2))], device=CPU)
     assert built.param_groups[0]["momentum"] == 0.8
     assert built.param_groups[0]["lr"] == 0.2
+
+
+def test_one_optimizer_of_several_heads_keeps_their_rates():
+    configs = [quick("linear", lr=lr, weight_decay=decay) for lr, decay in ((0.1, 0.0), (0.2, 0.5))]
+    heads = [(build_head(config, shape=(6, 4, 4), classes=3), config) for config in configs]
+    built = build_optimizer(heads, device=CPU)
+    set_rates(built, 0.5)
+    found = [(group["lr"], group["weight_decay"], len(group["params"])) for group in built.param_groups]
+    assert found == [(0.05, 0.0, 2), (0.1, 0.5, 1), (0.1, 0.0, 1)]
+    set_rates(built, 1.0)
+    assert [group["lr"] for group in built.param_groups] == [0.1, 0.2, 0.2]
