@@ -48,7 +48,9 @@ def print_heads(result: HeadsResult, pipeline: Pipeline) -> None:
     echo(table_lines(table))
     if (gain := result.gain_over_pixels()) is not None:
         common = f", on the {gain.total:,} test images of both" if tested != [gain.total] else ""
-        click.echo(f"best linear over raw pixels: {_points(gain)}{common}")
+        alike = result.best_like_pixels
+        what = "best linear" if alike is None or alike is result.best_linear else f"linear on {alike.setting}"
+        click.echo(f"{what} over raw pixels: {_points(gain)}{common}")
     if result.best_other is not None and (gain := result.gain_over_linear()) is not None:
         click.echo(f"best other ({result.best_other.kind}) over best linear: {_points(gain)}")
     click.echo(f"runs: {pipeline.runs / pipeline.images.name}")

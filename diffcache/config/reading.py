@@ -136,7 +136,8 @@ def head_sweep(kind: str, values: Mapping[str, Any] | None = None, *, where: str
     count = math.prod(map(len, lists.values()))
     if count > MOST_SWEPT:
         raise ConfigError(
-            f"{where}: {' x '.join(lists)} makes {count:,} heads, at most {MOST_SWEPT:,} are trained together"
+            f"{where}: {' x '.join(lists)} makes {count:,} heads, at most {MOST_SWEPT:,} are trained together; list "
+            f"fewer values"
         )
     combinations = itertools.product(*lists.values())
     return HeadSweep(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -280,6 +281,20 @@ class HeadSweep:
     """
 
     heads: tuple[HeadConfig, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse heads that no grid makes: what a run is known by is the grid."""
+        if not self.heads:
+            raise ConfigError("a sweep: expected at least one head, got none")
+        combinations: list[dict[str, Any]] = [
+            dict(zip(self.swept, values, strict=True)) for values in itertools.product(*self.swept.values())
+        ]
+        made = [replace(self.heads[0], **combination) for combination in combinations]
+        if made != list(self.heads):
+            raise ConfigError(
+                f"a sweep of {self.kind} heads: expected every combination of its values of {', '.join(SWEPT)}, in "
+                f"order, and no other difference, got {len(self.heads)} heads; make it with head_sweep"
+            )
 
     @property
     def kind(self) -> str:

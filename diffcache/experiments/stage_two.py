@@ -34,13 +34,18 @@ class HeadsResult:
     best_other: Run | None
 
     def gain_over_pixels(self) -> PairedDifference | None:
-        """Test accuracy of the best linear head minus that of the same head on raw pixels.
+        """Test accuracy of :attr:`best_like_pixels` minus that of the same head on raw pixels.
 
         Both are taken on the samples that both were tested on: an image may be marked in one store alone.
         """
-        if self.best_linear is None or self.pixels is None:
-            return None
-        return self.best_linear.difference(self.pixels, only_common=True)
+        best = self.best_like_pixels
+        return None if best is None or self.pixels is None else best.difference(self.pixels, only_common=True)
+
+    @property
+    def best_like_pixels(self) -> Run | None:
+        """Of the runs of the kind of head that raw pixels are given, the one with the best validation accuracy."""
+        alike = [run for run in self.runs if self.pixels is not None and run.kind == self.pixels.kind]
+        return best_run(alike) if alike else None
 
     def gain_over_linear(self) -> PairedDifference | None:
         """Test accuracy of the best other head minus that of the best linear one."""

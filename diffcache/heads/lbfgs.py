@@ -17,6 +17,9 @@ _MEMORY = 10
 _DECREASE = 1e-4
 """A step is taken where the value falls by at least this share of what the slope promises (Armijo)."""
 
+_NEARLY = 100
+"""A problem whose value falls no more counts as converged within so many times the tolerance."""
+
 _TRIALS = 20
 _ROUNDING = 4e-7
 """Changes of a float32 value below this share of it are rounding."""
@@ -27,32 +30,41 @@ class Lbfgs:
 
     The two loops of the direction run over all problems at once. The step length is found by backtracking: for convex
     functions the curvature of a taken step is never negative, and where it is none the pair is not remembered. A
-    problem that has converged, or whose value falls no more than rounding, is left as it is.
+    problem that has converged, or whose value falls no more, is left as it is.
 
     Args:
         start: where each problem begins, (K, P); not changed.
         evaluate: values and gradients.
-        tolerance: a problem has converged where no gradient entry is larger.
+        tolerance: a problem has converged where its largest gradient entry is at most this share of the first one.
 
     Attributes:
         x: the points, (K, P).
         values: of the functions there, (K,).
         active: which problems are not finished, bool (K,) on the CPU.
+        converged: which of the others have converged; those left ended where rounding hides any further fall, or
+            at what is no number.
         evaluations: how often each problem's function was computed, int64 (K,) on the CPU.
     """
 
     def __init__(self, start: Tensor, evaluate: Evaluate, *, tolerance: float) -> None:
         self._evaluate, self._tolerance = evaluate, tolerance
-        every = torch.arange(len(start), device=start.device)
         self.x = start.clone()
-        self.values, self._gradients = evaluate(every, self.x)
-        self.evaluations = torch.ones(len(start), dtype=torch.int64)
+        self.values, self._gradients = torch.empty(0), torch.empty(0)
+        self.evaluations = torch.zeros(len(start), dtype=torch.int64)
         self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # steps, changes of gradient, 1 / their products
+        self._first = torch.empty(0)  # largest gradient entry of each problem where it began
         self.active = torch.ones(len(start), dtype=torch.bool)
-        self._retire()
+        self.converged = torch.zeros(len(start), dtype=torch.bool)
 
     def iterate(self) -> None:
-        """One step of every problem that is not finished."""
+        """One step of every problem that is not finished; before the first one the problems are looked at."""
+        if not len(self.values):
+            self.values, self._gradients = self._evaluate(torch.arange(len(self.x), device=self.x.device), self.x)
+            self.evaluations += 1
+            self._first = self._largest()
+            self._retire()
+            if not self.active.any():
+                return
         which = self.active.nonzero()[:, 0].to(self.x.device)
         direction = self._direction()[which]
         slope = (direction * self._gradients[which]).sum(dim=1)
@@ -88,7 +100,9 @@ class Lbfgs:
             "values": self.values,
             "gradients": self._gradients,
             "pairs": self._pairs,
+            "first": self._first,
             "active": self.active,
+            "converged": self.converged,
             "evaluations": self.evaluations,
         }
 
@@ -98,7 +112,8 @@ class Lbfgs:
         self.x, self.values, self._gradients = (state[name].to(device) for name in ("x", "values", "gradients"))
         pairs = [tuple(tensor.to(device) for tensor in pair) for pair in state["pairs"]]
         self._pairs = [(s, y, r) for s, y, r in pairs]
-        self.active, self.evaluations = state["active"], state["evaluations"]
+        self._first, self.active = state["first"], state["active"]
+        self.converged, self.evaluations = state["converged"], state["evaluations"]
 
     def _direction(self) -> Tensor:
         q = self._gradients.clone()
@@ -122,9 +137,15 @@ class Lbfgs:
         del self._pairs[:-_MEMORY]
 
     def _retire(self) -> None:
-        largest = self._gradients.abs().amax(dim=1)
-        # What is no number is no gradient to follow.
-        self.active &= (largest.cpu() > self._tolerance) & largest.cpu().isfinite()
+        largest = self._largest()
+        # What ended short of the tolerance, by rounding, has all but converged.
+        near = torch.where(self.active, self._tolerance, _NEARLY * self._tolerance) * self._first
+        self.converged |= (largest <= near) & self.values.isfinite().cpu()
+        self.active &= ~self.converged & largest.isfinite()  # what is no number is no gradient to follow
+
+    def _largest(self) -> Tensor:
+        """Of each problem's gradient entries, on the CPU."""
+        return self._gradients.abs().amax(dim=1).cpu()
 
 
 def _shorter(step: Tensor, slope: Tensor, before: Tensor, values: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffcache.config import HeadConfig, head_config
+from diffcache.config import SWEPT, HeadConfig, head_config
 from diffcache.errors import HeadError, MissingError
 from diffcache.heads.evaluation import PairedDifference, Proportion, paired_difference
 from diffcache.recipe import canonical_json
@@ -277,14 +277,24 @@ def load_run(path: str | Path, *, reused: bool = False) -> Run:
 def _check(run: Run) -> None:
     """Whether what a run says of itself can be used; raises nearly anything where not."""
     _ = run.setting, run.config, run.shape
-    if not all(isinstance(value, int | float) for value in run.chosen.values()):
-        raise TypeError("what a sweep chose is no number")
+    if "sweep" in run.record:
+        _check_sweep(run)
     shares = [share for proportion in (run.top1, run.top5) if proportion for share in asdict(proportion).values()]
     numbers = (*shares, run.parameters, run.validation_top1, run.validation_loss, run.best_epoch, run.seconds)
     if not all(isinstance(text, str) for text in (run.kind, run.images, run.backbone, *run.class_names)):
         raise TypeError("a name is no text")
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
         raise TypeError("a result is no number")
+
+
+def _check_sweep(run: Run) -> None:
+    sweep, chosen = run.record["sweep"], run.record["sweep"]["chosen"]
+    if isinstance(chosen, bool) or not isinstance(chosen, int) or not 0 <= chosen < len(sweep["heads"]):
+        raise ValueError("the sweep has no head of the chosen number")
+    if not sweep["fields"] or not set(sweep["fields"]) <= set(SWEPT):
+        raise ValueError("the sweep's fields are none")
+    if any(value != getattr(run.config, name) for name, value in run.chosen.items()):
+        raise ValueError("what the sweep chose is not the head's")
 
 
 def find_runs(root: str | Path) -> tuple[Run, ...]:

@@ -51,13 +51,6 @@ def predict(stack: Stack, batches: Batches, *, precision: str, chosen: int = 0) 
     return np.concatenate(logits), np.concatenate(right).T
 
 
-def predict_classes(stack: Stack, batches: Batches, *, precision: str) -> np.ndarray:
-    """The class with the largest logit of each row by a stack of one head, int64 (rows,)."""
-    return np.concatenate(
-        [logits[:, 0].argmax(dim=1).cpu().numpy() for logits, _ in _logits([stack], batches, precision)]
-    )
-
-
 def _logits(stacks: Sequence[Stack], batches: Batches, precision: str) -> Iterator[tuple[Tensor, Tensor]]:
     """float32 logits (n, heads of all stacks, classes) and labels of each batch."""
     for stack in stacks:

@@ -16,7 +16,7 @@ from torch import nn
 import diffcache
 from diffcache.cache.files.lock import hold
 from diffcache.compute import device_facts, memory_for, require_values, resolve_device, resolve_precision
-from diffcache.config import TRAINED, HeadConfig, HeadSweep, head_fields
+from diffcache.config import LINEAR, TRAINED, HeadConfig, HeadSweep, head_fields
 from diffcache.errors import HeadError
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.heads.batches import Batches
@@ -46,7 +46,7 @@ from diffcache.heads.runs import (
     load_run,
     run_id,
 )
-from diffcache.heads.scoring import predict, predict_classes
+from diffcache.heads.scoring import predict
 from diffcache.heads.session import Session
 from diffcache.heads.split import Split, stratified_split
 from diffcache.heads.stack import Stack
@@ -59,8 +59,14 @@ from diffcache.heads.weights import write_weights
 HEADS_VERSION = 1
 """Raised when the code comes to train another head from the same configuration."""
 
-_PARAMETER_BYTES = 20
-"""Of a parameter in training: its value, gradient, two moments, and the best value so far."""
+_PARAMETER_BYTES = {"logistic": 200}
+"""Of a parameter while it is fitted: ten pairs of steps and gradients, and a copy of them all where they are saved."""
+
+_TRAINED_BYTES = 40
+"""Of a parameter in training: its value, gradient, two moments and the best value so far, and a copy to save."""
+
+_RIDGE_BYTES = 32
+"""Of a pair of values that ridge has an equation for: products, system, factor and a product with it, in float64."""
 
 _EVALUATION_BYTES = 32 << 20
 """Size of a batch that is only looked at, in float32."""
@@ -136,9 +142,10 @@ def train_sweep(
         where=f"{where}, split {train.split}",
         rows=usable_rows(train),
     )
-    few = "a smaller head" if len(sweep.heads) == 1 else "fewer or smaller heads"
+    remedy = "use a smaller head" if len(sweep.heads) == 1 else "use fewer or smaller heads"
+    remedy += ", a smaller batch_size or another device" if config.kind in TRAINED else " or another device"
     _check_memory(sweep, train, where=where, device=device)
-    with memory_for(f"{where} on {device}", remedy=f"use {few}, a smaller batch_size or another device"):
+    with memory_for(f"{where} on {device}", remedy=remedy):
         members = [Member(number, _built(one, train), one) for number, one in enumerate(sweep.heads)]
         folder.mkdir(parents=True, exist_ok=True)
         with (
@@ -153,7 +160,7 @@ def train_sweep(
             session = Session(folder, where=where, save_seconds=save_seconds, on_event=on_event)
             statistics = feature_statistics(train, split.train, where=where) if config.standardize else None
             scaling = Scaling(statistics, device=device)
-            rows = _Rows(train, draws, split, config, order=order, scaling=scaling, device=device)
+            rows = _Rows(train, draws, split, config, heads=len(members), order=order, scaling=scaling, device=device)
             fit = _fit(members, rows, precision=precision, where=where)
             session.run(fit)
             record = _record(train, sweep, identity, members=members, precision=precision, split=split)
@@ -206,15 +213,18 @@ def run_identity(
 
 def _check_memory(sweep: HeadSweep, train: Features, *, where: str, device: torch.device) -> None:
     """Raise HeadError where a processor's memory does not hold all heads at once: the system would kill the process."""
-    if device.type != "cpu" or len(sweep.heads) == 1:
+    kind, heads = sweep.kind, len(sweep.heads)
+    if device.type != "cpu" or (heads == 1 and kind in TRAINED):
         return
     with torch.device("meta"):
         head = build_head(sweep.heads[0], shape=map_shape(train), classes=len(train.class_names), where=where)
-    needed, memory = len(sweep.heads) * parameter_count(head) * _PARAMETER_BYTES, machine_memory()
+    needed, memory = heads * parameter_count(head) * _PARAMETER_BYTES.get(kind, _TRAINED_BYTES), machine_memory()
+    if kind == "ridge":
+        needed += _RIDGE_BYTES * int(np.prod(map_shape(train))) ** 2
     if needed > memory:
         raise HeadError(
-            f"{where}: {len(sweep.heads)} heads of {parameter_count(head):,} parameters take about "
-            f"{needed / 1e9:.1f} GB together, expected at most this machine's {memory / 1e9:.1f} GB; list fewer values"
+            f"{where}: {heads} heads of {parameter_count(head):,} parameters take about {needed / 1e9:.1f} GB, "
+            f"expected at most this machine's {memory / 1e9:.1f} GB; list fewer values, or use a smaller pool"
         )
 
 
@@ -241,13 +251,17 @@ class _Rows:
         split: Split,
         config: HeadConfig,
         *,
+        heads: int,
         order: GroupedOrder | None,
         scaling: Scaling,
         device: torch.device,
     ) -> None:
         self.train, self.draws, self.split, self.config = train, draws, split, config
         self._order, self._scaling, self._device = order, scaling, device
-        self._looking = max(1, min(1024, _EVALUATION_BYTES // (4 * int(np.prod(map_shape(train))))))
+        size, classes = int(np.prod(map_shape(train))), len(train.class_names)
+        # What heads with layers between make of a row is about as large as the row itself, for each of them.
+        shown = heads * (classes if config.kind in LINEAR else max(size, classes))
+        self._looking = max(1, min(1024, _EVALUATION_BYTES // (4 * max(size, shown))))
         self.held_out = self.looked_at(train, split.validation)
 
     def looked_at(self, features: Features, rows: np.ndarray) -> Batches:
@@ -345,12 +359,10 @@ def _finish(
     for member in usable:
         member.head.load_state_dict(member.best_weights)
     tested = usable_rows(test)
-    logits, right = predict(
-        Stack([member.head for member in usable]),
-        rows.looked_at(test, tested),
-        precision=precision,
-        chosen=usable.index(chosen),
-    )
+    # All of them together, as they were validated: alone a head's last bits may be others.
+    stack, place = Stack([member.head for member in usable]), usable.index(chosen)
+    logits, right = predict(stack, rows.looked_at(test, tested), precision=precision, chosen=place)
+    validation_logits, _ = predict(stack, held_out, precision=precision, chosen=place)
     labels, names = np.asarray(test.labels, dtype=np.int64)[tested], test.ids
     write_weights(folder / WEIGHTS, chosen.best_weights, statistics)
     write_arrays(
@@ -361,7 +373,7 @@ def _finish(
         predicted=logits.argmax(axis=1),
         validation_rows=held_out.rows,
         validation_labels=np.asarray(held_out.features.labels, dtype=np.int64)[held_out.rows],
-        validation_predicted=predict_classes(Stack([chosen.head]), held_out, precision=precision),
+        validation_predicted=validation_logits.argmax(axis=1),
     )
     best = chosen.best
     top5 = proportion(in_top(logits, labels, k=5)) if logits.shape[1] > TOP5_ABOVE else None

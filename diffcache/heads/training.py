@@ -160,6 +160,7 @@ class Trainer:
             if member.ended:
                 for parameter in member.head.parameters():
                     parameter.grad = None  # an optimiser would go on with it
+                    parameter.data = parameter.detach().clone()  # no part of the stack any more, which may go
             else:
                 by_seed.setdefault(member.config.seed if self.config.dropout else 0, []).append(member)
         return [_Group(members) for members in by_seed.values()]
@@ -257,6 +258,8 @@ def _repeatable(device: torch.device) -> Iterator[None]:
     on_cuda = device.type == "cuda"
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[_cuda_index(device)] if on_cuda else []))
+        if device.type == "mps":
+            stack.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
         if on_cuda:
             flags = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
             stack.enter_context(torch.backends.cudnn.flags(**flags))

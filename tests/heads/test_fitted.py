@@ -87,6 +87,59 @@ def test_ridge_is_scikit_learns(tmp_path, l2):
 
 
 @pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("size", ["basis", "no basis"])
+@pytest.mark.parametrize("l2", [1e-4, 1e-2])
+def test_logistic_at_its_own_tolerance(tmp_path, monkeypatch, l2, size):
+    """What it minimises is nearly the least there is, also where the rows can all be fitted."""
+    if size == "no basis":
+        monkeypatch.setattr("diffcache.heads.fitted._BASIS_SIZE", 0)
+    train, test = pair(noise=2.0)
+    run = fitted(tmp_path, "logistic", train=train, test=test, values={"l2": l2, "iterations": 500})
+    split = stratified_split(train.labels, 0.2)
+    x, y = standardised(train, split.train, feature_statistics(train, split.train)), train.labels[split.train]
+    theirs = linear_model.LogisticRegression(C=1 / (l2 * len(x)), tol=1e-7, max_iter=5000).fit(x, y)
+
+    def loss(weight, bias):
+        logits = x @ weight.T + bias
+        return float(np.mean(np.log(np.exp(logits - logits[np.arange(len(y)), y][:, None]).sum(axis=1))))
+
+    ours, least = ((loss(w, b), l2 / 2 * np.sum(w**2)) for w, b in (plain(run), (theirs.coef_, theirs.intercept_)))
+    assert sum(ours) <= 1.002 * sum(least)
+    assert run.record["result"]["train_loss"] == pytest.approx(ours[0], rel=1e-3)  # without the penalty
+
+
+@pytest.mark.parametrize("kind", ["logistic", "ridge"])
+def test_a_validation_row_that_is_no_number(tmp_path, kind):
+    train, test = pair()
+    train.array[stratified_split(train.labels, 0.2).validation[0]] = np.nan
+    with pytest.raises(HeadError, match=r"the validation loss is nan, expected a finite number; use a larger l2$"):
+        fitted(tmp_path, kind, train=train, test=test)
+
+
+def test_a_head_that_cannot_be_fitted_is_said_and_recorded(tmp_path):
+    train, test = pair()
+    for features in (train, test):
+        features.array[:, 1] = features.array[:, 0]  # two features that are one
+    seen = []
+    run = fitted(tmp_path, "ridge", train=train, test=test, values={"l2": [1e-30, 0.1]}, on_event=seen.append)
+    (notice,) = [event.text for event in seen if isinstance(event, Notice)]
+    assert "1 of 2 heads could not be fitted and are left out: of the first (l2 1e-30) the system" in notice
+    assert "failed" in run.sweep[0]
+    assert run.chosen == {"l2": 0.1}
+
+
+def test_ridge_of_rows_far_from_zero(tmp_path):
+    """Products of uncentred rows lose what is left when the mean is taken off, in float32."""
+    train, test = pair(noise=4.0, dtype="float32")
+    for features in (train, test):
+        features.array[...] += 5_000
+    run = fitted(tmp_path, "ridge", train=train, test=test, values={"l2": 1e-2, "standardize": False})
+    split = stratified_split(train.labels, 0.2)
+    x = train.array[split.train].reshape(len(split.train), -1).astype(np.float64)
+    theirs = linear_model.Ridge(alpha=1e-2 * len(x)).fit(x, np.eye(3)[train.labels[split.train]])
+    np.testing.assert_allclose(plain(run)[0], theirs.coef_, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["logistic", "ridge"])
 def test_several_penalties_are_as_each_alone(tmp_path, kind):
     train, test = pair(noise=4.0)
@@ -125,7 +178,7 @@ def test_iterations_that_do_not_suffice_are_said(tmp_path):
     seen = []
     run = fitted(tmp_path, "logistic", values={"iterations": 9, "l2": [1e-6, 100.0]}, on_event=seen.append)
     (notice,) = [event.text for event in seen if isinstance(event, Notice)]
-    assert notice.startswith("logistic on t30/b7/pool4: 1 of 2 heads had not converged after 9 iterations")
+    assert notice.startswith("logistic on t30/b7/pool4: 1 of 2 heads had not converged after 9 iterations (l2 1e-06)")
     assert len(run.metrics(member=0)) == len(run.metrics(member=1)) == 1
 
 
@@ -157,7 +210,7 @@ def test_what_cannot_be_fitted(tmp_path):
     config = head_sweep("ridge").heads[0]
     with pytest.raises(HeadError, match=r"ridge head on here: expected rows of at most 16,384 values.*got 32,768"):
         check_fit(config, shape=(512, 8, 8), where="here")
-    with pytest.raises(HeadError, match=r"logistic on .*: the loss is nan, expected a finite number; use a larger l2"):
+    with pytest.raises(HeadError, match=r"logistic on .*: expected features whose squares float32 holds"):
         fitted(tmp_path, "logistic", train=train, test=test, values={"standardize": False})
 
 

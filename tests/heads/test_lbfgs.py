@@ -66,6 +66,7 @@ def test_what_has_converged_is_not_computed_again():
     solver = Lbfgs(start, counted, tolerance=1e-4)
     while solver.active.any():
         solver.iterate()
+    assert solver.converged.all()
     assert asked[0] == [0, 1, 2]
     assert all(1 not in numbers for numbers in asked[1:])
     assert solver.evaluations[1] == 1
@@ -78,7 +79,7 @@ def test_values_never_rise_beyond_rounding():
         return torch.sqrt(1 + x.square()).sum(dim=1), x / torch.sqrt(1 + x.square())
 
     solver = Lbfgs(torch.full((2, 3), 50.0), evaluate, tolerance=1e-5)
-    values = [solver.values.clone()]
+    values = []
     for _ in range(50):
         if solver.active.any():
             solver.iterate()
@@ -98,6 +99,7 @@ def test_a_value_that_is_no_number_ends_that_problem_alone():
 
     solver = solve(broken, torch.zeros(2, 4))
     assert not solver.active.any()
+    assert solver.converged.tolist() == [False, True]
     assert torch.allclose(solver.x[1], minima[1], atol=1e-2)
 
 

@@ -13,7 +13,7 @@ import torch
 
 import diffcache
 from diffcache.config import HeadSweep
-from diffcache.errors import HeadError
+from diffcache.errors import ConfigError, HeadError
 from diffcache.events import Notice
 from diffcache.heads import find_runs, load_run, train_head, train_sweep
 
@@ -133,7 +133,44 @@ def test_a_damaged_record_of_a_sweep_is_said(tmp_path):
     train, test = pair()
     run = train_sweep(train, test, sweep(epochs=1), runs=tmp_path)
     path = run.path / "run.json"
-    for broken in ({"chosen": 99}, {"chosen": "x"}, {"fields": ["none"]}, {"heads": 7}):
+    for broken in (
+        {"chosen": 99},
+        {"chosen": -1},
+        {"chosen": True},
+        {"chosen": "x"},
+        {"chosen": (run.record["sweep"]["chosen"] + 1) % 6},
+        {"fields": ["none"]},
+        {"fields": []},
+        {"fields": ["validation_top1"]},
+        {"heads": 7},
+    ):
         path.write_text(json.dumps({**run.record, "sweep": {**run.record["sweep"], **broken}}))
         with pytest.raises(HeadError, match=r"run\.json: damaged"):
             load_run(run.path)
+
+
+def test_what_is_no_grid_is_no_sweep():
+    heads = sweep().heads
+    for wrong in ((), (heads[0], heads[3]), heads[::-1][1:], (heads[0], replace(heads[1], epochs=3))):
+        with pytest.raises(ConfigError, match=r"a sweep.*expected"):
+            HeadSweep(wrong)
+
+
+def test_validation_is_predicted_as_it_was_scored(tmp_path):
+    train, test = pair(noise=8.0)
+    run = train_sweep(train, test, sweep("cnn", epochs=2, precision="bf16"), runs=tmp_path, validation=0.3)
+    predictions = run.predictions()
+    right = predictions.validation_predicted == predictions.validation_labels
+    assert right.mean() == pytest.approx(run.validation_top1)
+
+
+def test_heads_that_have_ended_are_held_no_longer(tmp_path):
+    """The weights of those that go on are no part of a tensor of all of them, nor is the state that is saved."""
+    train, test = pair(noise=2.0)
+    rates = tuple(10.0 ** -(k / 2) for k in range(2, 10))
+    run = train_sweep(train, test, quick_sweep("linear", epochs=30, patience=2, lr=rates), runs=tmp_path)
+    assert len({head["epochs"] for head in run.sweep}) > 2
+    heads = torch.load(run.path / "state.pt", weights_only=True)["fit"]["heads"]
+    tensors = [tensor for head in heads for tensor in head.values()]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    assert sum(storages.values()) == sum(tensor.nbytes for tensor in tensors)
