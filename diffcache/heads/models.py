@@ -18,7 +18,7 @@ CNN_SIDE = 4
 """Smallest side of a map that the CNN takes: below it a 3x3 convolution sees mostly its padding."""
 
 RIDGE_SIZE = 16_384
-"""Values of a row, at most, that ridge solves for: its matrix takes 8 bytes times the square of them."""
+"""Values of a row, at most, that ridge solves for: it takes about 32 bytes times the square of them."""
 
 
 class Dropout(nn.Module):
