@@ -113,7 +113,8 @@ class LogisticFit(_Fitted):
     Features are correlated, and L-BFGS is slow where some directions are hundreds of times steeper than others. So it
     solves for weights in the basis of the rows' covariance, each scaled by the curvature that the loss has in that
     direction before anything is learned, ``eigenvalue / classes + l2``: on the demo's features the same loss then
-    takes a third to a tenth of the passes, the fewer the weaker the penalty. Of rows of very many values each is scaled by itself, and the basis is theirs.
+    takes a third to a tenth of the passes, the fewer the weaker the penalty. In rows of very many values each value is
+    scaled by itself, without another basis.
     """
 
     def __init__(self, members: Sequence[Member], *, train: Passes, validation: Batches, where: str) -> None:
