@@ -12,12 +12,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+_LOW = (1 << 64) - 1
+
 
 def sample_generator(seed: int, sample_id: str, *, t: int | None, draw: int, purpose: str) -> np.random.Generator:
     """A generator for one sample; another ``purpose`` (noise, augmentation) gives independent numbers."""
-    key = "\0".join((purpose, str(seed), sample_id, "-" if t is None else str(t), str(draw)))
-    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+    return np.random.Generator(np.random.Philox(key=_key(seed, sample_id, t=t, draw=draw, purpose=purpose)))
+
+
+def _key(seed: int, sample_id: str, *, t: int | None, draw: int, purpose: str) -> int:
+    text = "\0".join((purpose, str(seed), sample_id, "-" if t is None else str(t), str(draw)))
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16], "little")
 
 
 def sample_noise(
@@ -37,6 +42,12 @@ def sample_noise(
         float32 (len(ids), *shape).
     """
     noise = np.empty((len(ids), *shape), np.float32) if out is None else out
+    philox = np.random.Philox(key=0)
+    generator, state = np.random.Generator(philox), philox.state
     for row, sample_id in zip(noise, ids, strict=True):
-        sample_generator(seed, sample_id, t=t, draw=draw, purpose="noise").standard_normal(dtype=np.float32, out=row)
+        # As a new sample_generator for each, which takes as long to make as the numbers do.
+        key = _key(seed, sample_id, t=t, draw=draw, purpose="noise")
+        state["state"]["key"][:] = key & _LOW, key >> 64
+        philox.state = state
+        generator.standard_normal(dtype=np.float32, out=row)
     return noise

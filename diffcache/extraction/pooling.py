@@ -58,7 +58,7 @@ def pooled(
 def stored(values: Tensor, *, dtype: str, saturate: bool) -> Stored:
     """Values in the storage type, with a count of what it cannot hold."""
     kind = _STORED[dtype]
-    cast = values.to(kind, memory_format=torch.contiguous_format)
+    cast = values.to(kind).contiguous()  # in one step it takes three times as long where channels are last
     if cast.device.type == "cpu" and torch.isfinite(cast.sum(dtype=torch.float32)):  # a GPU would be waited for
         return Stored(cast, None, None)
     infinite = ~torch.isfinite(cast)
