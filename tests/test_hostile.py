@@ -937,7 +937,7 @@ class TestRuns:
     @given(data=st.data())
     def test_any_record_works_or_is_an_error_of_ours(self, made: Path, data: st.DataObject) -> None:
         from diffcache.heads import best_run, find_runs
-        from diffcache.heads.uses import read_runs
+        from diffcache.heads.runs.uses import read_runs
 
         path = made / "run.json"
         before = path.read_bytes()

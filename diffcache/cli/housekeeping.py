@@ -18,7 +18,7 @@ from diffcache.cli.output import counted, echo, plain_table, say_damaged, table_
 from diffcache.cli.progress import shown
 from diffcache.cli.stores import one_folder
 from diffcache.errors import ConfigError, DiffcacheError
-from diffcache.heads.uses import read_runs, runs_of
+from diffcache.heads.runs.uses import read_runs, runs_of
 from diffcache.setting import Setting
 
 _RUNS_SHOWN = 5

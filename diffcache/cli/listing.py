@@ -18,14 +18,14 @@ from diffcache.cache.layout import sized
 from diffcache.cli.output import counted, echo, fact_lines, percent, plain_table, say_damaged, table_lines
 from diffcache.cli.stores import named_folders, named_runs, no_store
 from diffcache.errors import DiffcacheError, NotCachedError
-from diffcache.heads.runs import RUN_JSON, load_run
-from diffcache.heads.uses import read_runs, sources
+from diffcache.heads.runs.run import RUN_JSON, load_run
+from diffcache.heads.runs.uses import read_runs, sources
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from diffcache.heads import Run
-    from diffcache.heads.uses import Source
+    from diffcache.heads.runs.uses import Source
     from diffcache.setting import Setting
 
 _MARKS_SHOWN, _NAMES_SHOWN = 5, 12

@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diffcache.heads.data.features import Features
+    from diffcache.heads.data.split import Split, stratified_split
+    from diffcache.heads.data.statistics import Statistics, feature_statistics
     from diffcache.heads.evaluation import PairedDifference, Proportion, paired_difference, proportion, wilson_interval
-    from diffcache.heads.features import Features
     from diffcache.heads.models import build_head
-    from diffcache.heads.runs import Predictions, Run, best_run, find_runs, load_run
-    from diffcache.heads.split import Split, stratified_split
-    from diffcache.heads.statistics import Statistics, feature_statistics
+    from diffcache.heads.runs.run import Predictions, Run, best_run, find_runs, load_run
     from diffcache.heads.sweep import train_head, train_sweep
 
 __all__ = [
@@ -39,21 +39,21 @@ __all__ = [
 ]
 
 _HOME = {
-    "Features": "features",
+    "Features": "data.features",
     "PairedDifference": "evaluation",
-    "Predictions": "runs",
+    "Predictions": "runs.run",
     "Proportion": "evaluation",
-    "Run": "runs",
-    "Split": "split",
-    "Statistics": "statistics",
-    "best_run": "runs",
+    "Run": "runs.run",
+    "Split": "data.split",
+    "Statistics": "data.statistics",
+    "best_run": "runs.run",
     "build_head": "models",
-    "feature_statistics": "statistics",
-    "find_runs": "runs",
-    "load_run": "runs",
+    "feature_statistics": "data.statistics",
+    "find_runs": "runs.run",
+    "load_run": "runs.run",
     "paired_difference": "evaluation",
     "proportion": "evaluation",
-    "stratified_split": "split",
+    "stratified_split": "data.split",
     "train_head": "sweep",
     "train_sweep": "sweep",
     "wilson_interval": "evaluation",

@@ -19,9 +19,8 @@ from diffcache.compute import device_facts, memory_for, require_values, resolve_
 from diffcache.config import LINEAR, TRAINED, HeadConfig, HeadSweep, head_fields
 from diffcache.errors import HeadError
 from diffcache.events import Notice, OnEvent, ignore
-from diffcache.heads.batches import Batches
-from diffcache.heads.evaluation import TOP5_ABOVE, in_top, proportion
-from diffcache.heads.features import (
+from diffcache.heads.data.batches import Batches
+from diffcache.heads.data.features import (
     Features,
     check_draws,
     check_pair,
@@ -30,13 +29,15 @@ from diffcache.heads.features import (
     marks_notice,
     usable_rows,
 )
-from diffcache.heads.files import drop_drafts, write_arrays, write_json
-from diffcache.heads.fitted import LogisticFit, RidgeFit, piece_rows
-from diffcache.heads.members import Fit, Member, best_member
+from diffcache.heads.data.order import GroupedOrder, machine_memory, order_for
+from diffcache.heads.data.passes import Passes
+from diffcache.heads.data.split import Split, stratified_split
+from diffcache.heads.data.standardize import Scaling
+from diffcache.heads.data.statistics import Statistics, feature_statistics
+from diffcache.heads.evaluation import TOP5_ABOVE, in_top, proportion
 from diffcache.heads.models import build_head, parameter_count
-from diffcache.heads.order import GroupedOrder, machine_memory, order_for
-from diffcache.heads.passes import Passes
-from diffcache.heads.runs import (
+from diffcache.heads.runs.files import drop_drafts, write_arrays, write_json
+from diffcache.heads.runs.run import (
     PREDICTIONS,
     RUN_FORMAT,
     RUN_JSON,
@@ -46,15 +47,14 @@ from diffcache.heads.runs import (
     load_run,
     run_id,
 )
-from diffcache.heads.scoring import predict
-from diffcache.heads.session import Session
-from diffcache.heads.split import Split, stratified_split
-from diffcache.heads.stack import Stack
-from diffcache.heads.standardize import Scaling
-from diffcache.heads.statistics import Statistics, feature_statistics
-from diffcache.heads.threads import threads_for
-from diffcache.heads.training import Trainer
-from diffcache.heads.weights import write_weights
+from diffcache.heads.runs.weights import write_weights
+from diffcache.heads.training.fitted import LogisticFit, RidgeFit, piece_rows
+from diffcache.heads.training.members import Fit, Member, best_member
+from diffcache.heads.training.scoring import predict
+from diffcache.heads.training.session import Session
+from diffcache.heads.training.stack import Stack
+from diffcache.heads.training.threads import threads_for
+from diffcache.heads.training.trainer import Trainer
 
 HEADS_VERSION = 1
 """Raised when the code comes to train another head from the same configuration."""

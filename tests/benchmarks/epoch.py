@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import diffcache
-from diffcache.heads.threads import threads_for
+from diffcache.heads.training.threads import threads_for
 from tests.benchmarks import synthetic
 from tests.benchmarks.frame import Pair
 

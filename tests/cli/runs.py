@@ -8,7 +8,7 @@ from typing import Any
 
 from diffcache.cache import Store
 from diffcache.config import head_config, head_fields
-from diffcache.heads.runs import METRICS, PREDICTIONS, RUN_FORMAT, RUN_JSON, WEIGHTS
+from diffcache.heads.runs.run import METRICS, PREDICTIONS, RUN_FORMAT, RUN_JSON, WEIGHTS
 from diffcache.setting import Setting
 
 

@@ -122,7 +122,7 @@ def test_the_order_is_part_of_the_identity_where_it_is_by_groups(tmp_path, monke
     config = quick("linear", epochs=1)
     plain = train_head(train, test, config, runs=tmp_path)
     assert "order" not in plain.record["identity"]
-    monkeypatch.setattr("diffcache.heads.order.machine_memory", lambda: train.array.nbytes)
+    monkeypatch.setattr("diffcache.heads.data.order.machine_memory", lambda: train.array.nbytes)
     grouped = train_head(train, test, config, runs=tmp_path)
     assert not grouped.reused
     assert set(grouped.record["identity"]["order"]) == {"stretch_rows", "group_stretches"}

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffcache.heads.batches import Batches
-from diffcache.heads.optimization import smoothed_losses
-from diffcache.heads.stack import Stack
+from diffcache.heads.data.batches import Batches
+from diffcache.heads.training.optimization import smoothed_losses
+from diffcache.heads.training.stack import Stack
 
 _AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

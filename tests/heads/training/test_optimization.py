@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from diffcache.heads import build_head
-from diffcache.heads.optimization import build_optimizer, rate_factor, set_rates, smoothed_losses
+from diffcache.heads.training.optimization import build_optimizer, rate_factor, set_rates, smoothed_losses
 
-from .stand_in import quick
+from ..stand_in import quick
 
 CPU = torch.device("cpu")
 

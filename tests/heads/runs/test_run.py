@@ -17,13 +17,13 @@ from diffcache.config import HeadSweep
 from diffcache.errors import DeviceError, HeadError, MissingError
 from diffcache.events import Notice, Progress
 from diffcache.heads import best_run, feature_statistics, find_runs, load_run, stratified_split, train_head
-from diffcache.heads.features import describe
+from diffcache.heads.data.features import describe
 from diffcache.heads.sweep import run_identity
 from diffcache.recipe import canonical_json
 from diffcache.setting import Setting
 
-from . import stand_in
-from .stand_in import RECIPE, draws_of, pair, quick
+from .. import stand_in
+from ..stand_in import RECIPE, draws_of, pair, quick
 
 
 def files(path):

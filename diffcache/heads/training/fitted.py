@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffcache.errors import HeadError
-from diffcache.heads.batches import Batches
-from diffcache.heads.lbfgs import Lbfgs
-from diffcache.heads.members import EpochRecord, Member
-from diffcache.heads.passes import Passes
-from diffcache.heads.scoring import score
-from diffcache.heads.stack import Stack
+from diffcache.heads.data.batches import Batches
+from diffcache.heads.data.passes import Passes
+from diffcache.heads.training.lbfgs import Lbfgs
+from diffcache.heads.training.members import EpochRecord, Member
+from diffcache.heads.training.scoring import score
+from diffcache.heads.training.stack import Stack
 
 _TOLERANCE = 3e-5
 """Logistic regression has converged where the gradient's largest entry is this share of the first one, in the
@@ -40,7 +40,7 @@ _EPSILON = torch.finfo(torch.float32).eps
 
 
 class _Fitted:
-    """What both have in common; see :class:`diffcache.heads.members.Fit`.
+    """What both have in common; see :class:`diffcache.heads.training.members.Fit`.
 
     Args:
         members: linear heads whose configurations differ in ``l2`` alone; they are moved to the device.
@@ -162,7 +162,7 @@ class LogisticFit(_Fitted):
         return self._end(weights, biases, losses=losses, epochs=solver.evaluations.tolist())
 
     def state(self) -> dict[str, Any]:
-        """See :class:`diffcache.heads.members.Fit`."""
+        """See :class:`diffcache.heads.training.members.Fit`."""
         return {
             "epoch": self.epoch,
             "members": [member.state() for member in self.members],
@@ -171,7 +171,7 @@ class LogisticFit(_Fitted):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """See :class:`diffcache.heads.members.Fit`."""
+        """See :class:`diffcache.heads.training.members.Fit`."""
         self.epoch = state["epoch"]
         for member, own in zip(self.members, state["members"], strict=True):
             member.load_state(own)
@@ -314,11 +314,11 @@ class RidgeFit(_Fitted):
         return self._end(stacked, biases, losses=losses, epochs=[1] * len(self.members))
 
     def state(self) -> dict[str, Any]:
-        """See :class:`diffcache.heads.members.Fit`."""
+        """See :class:`diffcache.heads.training.members.Fit`."""
         return {"members": [member.state() for member in self.members]}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """See :class:`diffcache.heads.members.Fit`."""
+        """See :class:`diffcache.heads.training.members.Fit`."""
         for member, own in zip(self.members, state["members"], strict=True):
             member.load_state(own)
 

@@ -30,7 +30,7 @@ from diffcache.recipe import canonical_json
 from diffcache.setting import Setting
 
 if TYPE_CHECKING:
-    from diffcache.heads.standardize import StandardizedHead
+    from diffcache.heads.data.standardize import StandardizedHead
 
 RUN_FORMAT = 1
 """Raised when the files of a run come to mean something else."""
@@ -207,7 +207,7 @@ class Run:
 
     def head(self) -> StandardizedHead:
         """The trained head on the CPU in evaluation mode: features as stored (n, C, H, W) to logits (n, classes)."""
-        from diffcache.heads.weights import read_weights
+        from diffcache.heads.runs.weights import read_weights
 
         return read_weights(
             self.path / WEIGHTS, self.config, shape=self.shape, classes=len(self.class_names), where=str(self.setting)

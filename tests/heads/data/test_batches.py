@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from diffcache.heads import batches as module
-from diffcache.heads.batches import Batches, epoch_draws
-from diffcache.heads.order import epoch_order
-from diffcache.heads.standardize import Scaling
-from diffcache.heads.statistics import Statistics
+from diffcache.heads.data import batches as module
+from diffcache.heads.data.batches import Batches, epoch_draws
+from diffcache.heads.data.order import epoch_order
+from diffcache.heads.data.standardize import Scaling
+from diffcache.heads.data.statistics import Statistics
 
-from .stand_in import draws_of, toy
+from ..stand_in import draws_of, toy
 
 CPU = torch.device("cpu")
 

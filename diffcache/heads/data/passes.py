@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from diffcache.heads.batches import Batches
-from diffcache.heads.features import map_shape
+from diffcache.heads.data.batches import Batches
+from diffcache.heads.data.features import map_shape
 
 _KEPT_BYTES = 512 << 20
 """Rows that take at most this in float32 are kept between passes; more are read from the cache in each."""

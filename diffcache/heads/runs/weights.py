@@ -12,10 +12,10 @@ from torch import Tensor
 
 from diffcache.config import HeadConfig
 from diffcache.errors import HeadError
-from diffcache.heads.files import write_bytes
+from diffcache.heads.data.standardize import StandardizedHead
+from diffcache.heads.data.statistics import Statistics
 from diffcache.heads.models import build_head
-from diffcache.heads.standardize import StandardizedHead
-from diffcache.heads.statistics import Statistics
+from diffcache.heads.runs.files import write_bytes
 
 _HEAD = "head."
 

@@ -11,7 +11,7 @@ import pytest
 from diffcache.cache import Store
 from diffcache.errors import HeadError
 from diffcache.heads import load_run
-from diffcache.heads.uses import read_runs, runs_of, sources
+from diffcache.heads.runs.uses import read_runs, runs_of, sources
 from tests.cache.toy import LARGE, OTHER, SMALL, create, recipe
 from tests.cli.runs import write_run
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from diffcache.heads.features import Features
-from diffcache.heads.split import raw_words, shuffled
+from diffcache.heads.data.features import Features
+from diffcache.heads.data.split import raw_words, shuffled
 
 _ROW_DOMAIN = 2
 """Keeps the order of batches apart from the validation split where both seeds are equal."""

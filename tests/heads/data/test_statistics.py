@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from diffcache.errors import HeadError
 from diffcache.heads import feature_statistics
 
-from .stand_in import MemoryFeatures, toy
+from ..stand_in import MemoryFeatures, toy
 
 
 def _features(array):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffcache.errors import DiffcacheError, HeadError
-from diffcache.heads.runs import RUN_JSON, Run, load_run
+from diffcache.heads.runs.run import RUN_JSON, Run, load_run
 from diffcache.setting import Setting
 
 

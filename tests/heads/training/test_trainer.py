@@ -6,12 +6,12 @@ import torch
 
 from diffcache.errors import HeadError
 from diffcache.heads import build_head, feature_statistics, stratified_split
-from diffcache.heads.batches import Batches
-from diffcache.heads.members import EpochRecord, Member, best_member
-from diffcache.heads.standardize import Scaling
-from diffcache.heads.training import Trainer
+from diffcache.heads.data.batches import Batches
+from diffcache.heads.data.standardize import Scaling
+from diffcache.heads.training.members import EpochRecord, Member, best_member
+from diffcache.heads.training.trainer import Trainer
 
-from .stand_in import quick, toy
+from ..stand_in import quick, toy
 
 CPU = torch.device("cpu")
 KINDS = ("linear", "mlp", "cnn", "attention")

@@ -12,9 +12,9 @@ import torch
 
 from diffcache.errors import HeadError
 from diffcache.events import Notice, OnEvent, Progress
-from diffcache.heads.files import write_bytes
-from diffcache.heads.members import EpochRecord, Fit
-from diffcache.heads.runs import METRICS, STATE
+from diffcache.heads.runs.files import write_bytes
+from diffcache.heads.runs.run import METRICS, STATE
+from diffcache.heads.training.members import EpochRecord, Fit
 
 _SAVE_SHARE = 20
 """Writing the state of many large heads takes long: training goes on for so many times as long before the next."""

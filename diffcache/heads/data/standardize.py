@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffcache.heads.statistics import Statistics
+from diffcache.heads.data.statistics import Statistics
 
 
 class Scaling:

@@ -7,10 +7,11 @@ import torch
 from diffcache.config import head_sweep
 from diffcache.errors import HeadError
 from diffcache.events import Notice
-from diffcache.heads import feature_statistics, passes, stratified_split, train_sweep
+from diffcache.heads import feature_statistics, stratified_split, train_sweep
+from diffcache.heads.data import passes
 from diffcache.heads.models import check_fit
 
-from .stand_in import draws_of, pair, toy
+from ..stand_in import draws_of, pair, toy
 
 linear_model = pytest.importorskip("sklearn.linear_model")
 
@@ -41,13 +42,13 @@ def memory(request, monkeypatch):
     if request.param == "read again":
         monkeypatch.setattr(passes, "_KEPT_BYTES", 0)
     if request.param == "no basis":
-        monkeypatch.setattr("diffcache.heads.fitted._BASIS_SIZE", 0)
+        monkeypatch.setattr("diffcache.heads.training.fitted._BASIS_SIZE", 0)
 
 
 @pytest.fixture
 def exact(monkeypatch):
     """Near the minimum the weights still move where the loss has none left to fall."""
-    monkeypatch.setattr("diffcache.heads.fitted._TOLERANCE", 1e-6)
+    monkeypatch.setattr("diffcache.heads.training.fitted._TOLERANCE", 1e-6)
 
 
 @pytest.mark.usefixtures("memory", "exact")
@@ -92,7 +93,7 @@ def test_ridge_is_scikit_learns(tmp_path, l2):
 def test_logistic_at_its_own_tolerance(tmp_path, monkeypatch, l2, size):
     """What it minimises is nearly the least there is, also where the rows can all be fitted."""
     if size == "no basis":
-        monkeypatch.setattr("diffcache.heads.fitted._BASIS_SIZE", 0)
+        monkeypatch.setattr("diffcache.heads.training.fitted._BASIS_SIZE", 0)
     train, test = pair(noise=2.0)
     run = fitted(tmp_path, "logistic", train=train, test=test, values={"l2": l2, "iterations": 500})
     split = stratified_split(train.labels, 0.2)
@@ -215,8 +216,8 @@ def test_what_cannot_be_fitted(tmp_path):
 
 
 def test_pieces_are_every_row_once():
-    from diffcache.heads.batches import Batches
-    from diffcache.heads.standardize import Scaling
+    from diffcache.heads.data.batches import Batches
+    from diffcache.heads.data.standardize import Scaling
 
     features = toy()
     cpu = torch.device("cpu")

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcache.heads import batches as reading
-from diffcache.heads import order as module
-from diffcache.heads.batches import Batches, epoch_draws
-from diffcache.heads.order import (
+from diffcache.heads.data import batches as reading
+from diffcache.heads.data import order as module
+from diffcache.heads.data.batches import Batches, epoch_draws
+from diffcache.heads.data.order import (
     GROUP_BYTES,
     STRETCH_BYTES,
     GroupedOrder,
@@ -21,9 +21,9 @@ from diffcache.heads.order import (
     machine_memory,
     order_for,
 )
-from diffcache.heads.standardize import Scaling
+from diffcache.heads.data.standardize import Scaling
 
-from .stand_in import MemoryFeatures, draws_of, toy
+from ..stand_in import MemoryFeatures, draws_of, toy
 
 CPU = torch.device("cpu")
 

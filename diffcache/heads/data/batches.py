@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffcache.heads.features import Features, map_shape
-from diffcache.heads.order import GroupedOrder, epoch_groups, epoch_order
-from diffcache.heads.split import raw_words
-from diffcache.heads.standardize import Scaling
+from diffcache.heads.data.features import Features, map_shape
+from diffcache.heads.data.order import GroupedOrder, epoch_groups, epoch_order
+from diffcache.heads.data.split import raw_words
+from diffcache.heads.data.standardize import Scaling
 
 _DRAW_DOMAIN = 3
 """Keeps the choice of draws apart from the order of batches."""
@@ -56,7 +56,7 @@ class Batches:
         scaling: standardisation, applied on the device.
         draws: other draws of the same features; in each epoch that is shuffled a row is read from
             ``features`` or from one of these, and :meth:`in_order` reads ``features`` alone.
-        order: how an epoch is shuffled; None for all rows among each other. See :mod:`diffcache.heads.order`.
+        order: how an epoch is shuffled; None for all rows among each other. See :mod:`diffcache.heads.data.order`.
     """
 
     def __init__(

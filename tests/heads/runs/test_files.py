@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import diffcache.heads
-from diffcache.heads.files import drop_drafts, write_bytes, write_json
-from diffcache.heads.threads import threads_for
+from diffcache.heads.runs.files import drop_drafts, write_bytes, write_json
+from diffcache.heads.training.threads import threads_for
 
 
 def test_a_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):

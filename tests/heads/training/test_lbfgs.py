@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffcache.heads.lbfgs import Lbfgs
+from diffcache.heads.training.lbfgs import Lbfgs
 
 
 def quadratics(count, size, *, seed, worst=100.0):

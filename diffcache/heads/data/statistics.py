@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffcache.errors import HeadError
-from diffcache.heads.features import Features, map_shape
+from diffcache.heads.data.features import Features, map_shape
 
 _CHUNK_BYTES = 8 << 20
 """Bytes of a chunk in float64: small enough for any machine, large enough that Python costs nothing."""

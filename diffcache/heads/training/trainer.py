@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from diffcache.errors import HeadError
-from diffcache.heads.batches import Batches
-from diffcache.heads.members import EpochRecord, Member
-from diffcache.heads.optimization import build_optimizer, rate_factor, set_rates, smoothed_losses
-from diffcache.heads.scoring import autocast, score
-from diffcache.heads.stack import Stack
+from diffcache.heads.data.batches import Batches
+from diffcache.heads.training.members import EpochRecord, Member
+from diffcache.heads.training.optimization import build_optimizer, rate_factor, set_rates, smoothed_losses
+from diffcache.heads.training.scoring import autocast, score
+from diffcache.heads.training.stack import Stack
 
 
 class Trainer:
-    """Heads in training on one order of batches, one epoch a call; see :class:`diffcache.heads.members.Fit`.
+    """Heads in training on one order of batches, one epoch a call; see :class:`diffcache.heads.training.members.Fit`.
 
     Each head goes as it would go alone, to rounding: it has its own rate, and the dropout of its own seed. What
     is random in an epoch is seeded by the epoch's number, so that a state between two epochs holds no generator. A
@@ -132,7 +132,7 @@ class Trainer:
         return records
 
     def state(self) -> dict[str, Any]:
-        """See :class:`diffcache.heads.members.Fit`."""
+        """See :class:`diffcache.heads.training.members.Fit`."""
         return {
             "epoch": self.epoch,
             "members": [member.state() for member in self.members],
@@ -142,7 +142,7 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """See :class:`diffcache.heads.members.Fit`."""
+        """See :class:`diffcache.heads.training.members.Fit`."""
         for member, own, head in zip(self.members, state["members"], state["heads"], strict=True):
             member.load_state(own)
             member.head.load_state_dict(head)

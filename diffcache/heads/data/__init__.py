@@ -1,0 +1,1 @@
+"""What heads are given: features by rows, their split, order, batches and scaling."""
