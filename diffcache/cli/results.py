@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,7 @@ from diffcache.config import Pipeline
 
 if TYPE_CHECKING:
     from diffcache.experiments import HeadsResult
+    from diffcache.experiments.results import Result
     from diffcache.heads import PairedDifference, Run
 
 
@@ -54,6 +55,29 @@ def print_heads(result: HeadsResult, pipeline: Pipeline) -> None:
     if result.best_other is not None and (gain := result.gain_over_linear()) is not None:
         click.echo(f"best other ({result.best_other.kind}) over best linear: {_points(gain)}")
     click.echo(f"runs: {pipeline.runs / pipeline.images.name}")
+
+
+def print_result(result: Result, file: Path) -> None:
+    """The table of an experiment, what it says, and where it was written."""
+    shown = {key: key.replace("_", " ") for key in result.columns}
+    numbers = [key for key in shown if all(isinstance(row[key], int | float | None) for row in result.rows)]
+    table = plain_table(*shown.values(), right=tuple(shown[key] for key in numbers))
+    for row in result.rows:
+        table.add_row(*(_cell(row[key]) for key in result.columns))
+    click.echo(f"\n{result.title}")
+    echo(table_lines(table))
+    for finding in result.findings:
+        click.echo(finding)
+    click.echo(
+        f"written: {file.with_suffix('')}.csv, .json" + "".join(f", {name}.png, .svg" for name in result.figures)
+    )
+
+
+def _cell(value: Any) -> str:
+    """A value of a row: shares and seconds with four digits, nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
 
 
 def _chosen(run: Run) -> str:

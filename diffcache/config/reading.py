@@ -71,7 +71,7 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
         table[key] = at_home(value, dotted).absolute() if isinstance(value, Path) else value
 
     where = str(file)
-    _known(values, ("name", "cache", "runs", "images", "backbone", "extract", "heads"), where)
+    _known(values, ("name", "cache", "runs", "results", "images", "backbone", "extract", "heads"), where)
     backbone = values.get("backbone")
     imported = isinstance(backbone, Mapping) and backbone.get("imported") is not None
     for needed in ("images", "backbone") if imported else ("images", "backbone", "extract"):
@@ -94,6 +94,7 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
         file=file,
         cache=place("cache", "../cache"),
         runs=place("runs", "../runs"),
+        results=place("results", "../results"),
         images=_images(_table(values["images"], f"{where}: images"), f"{where}: images", folder, imported=imported),
         backbone=network,
         extract=_extract(values.get("extract", {}), f"{where}: extract", folder, imported=imported),

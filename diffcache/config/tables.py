@@ -343,12 +343,14 @@ class Pipeline:
         file: the file it was read from.
         cache: root folder of the cache.
         runs: folder of the runs.
+        results: folder of what experiments found; each pipeline has a folder in it.
     """
 
     name: str
     file: Path
     cache: Path
     runs: Path
+    results: Path
     images: ImagesConfig
     backbone: BackboneConfig
     extract: ExtractConfig

@@ -1,0 +1,1 @@
+"""Pure functions on features, predictions and results: metrics, neighbours, projections, pictures."""
