@@ -6,6 +6,7 @@ heads. It is validated whole before any work starts; paths in it are relative to
 
 from diffcache.config.checks import one_of
 from diffcache.config.reading import head_config, head_fields, head_sweep, load_pipeline, parse_pipeline
+from diffcache.config.sets import SETS, SetConfig
 from diffcache.config.tables import (
     HEADS,
     LINEAR,
@@ -25,6 +26,7 @@ from diffcache.config.tables import (
 __all__ = [
     "HEADS",
     "LINEAR",
+    "SETS",
     "SPLITS",
     "SWEPT",
     "TRAINED",
@@ -35,6 +37,7 @@ __all__ = [
     "HeadsConfig",
     "ImagesConfig",
     "Pipeline",
+    "SetConfig",
     "SplitConfig",
     "head_config",
     "head_fields",

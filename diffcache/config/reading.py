@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffcache.config.checks import at_home, different, fail, file_path, name, number, one_of, text
+from diffcache.config.sets import NEEDED, SETS, SetConfig
 from diffcache.config.tables import (
     HEAD_DEFAULTS,
     HEADS,
@@ -172,9 +173,12 @@ def _extract(values: Any, where: str, folder: Path, *, imported: bool) -> Extrac
 
 
 def _images(values: dict[str, Any], where: str, folder: Path, *, imported: bool) -> ImagesConfig:
-    _known(values, ("name", "format", "class_names", *SPLITS), where)
     if "name" not in values:
         raise ConfigError(f"{where}: name is missing")
+    if "format" in values and one_of("folder", "idx", *SETS)(values["format"], f"{where}.format") in SETS:
+        whole = _image_set(values, where, folder)
+        return ImagesConfig(name=name(values["name"], f"{where}.name"), splits={}, whole=whole)
+    _known(values, ("name", "format", "class_names", *SPLITS), where)
     splits = {}
     for split in SPLITS:
         if split not in values:
@@ -191,6 +195,18 @@ def _images(values: dict[str, Any], where: str, folder: Path, *, imported: bool)
         splits=splits,
         class_names=None if names is None else different(text)(names, f"{where}.class_names"),
     )
+
+
+def _image_set(values: dict[str, Any], where: str, folder: Path) -> SetConfig:
+    """A set in its authors' layout: a root, and the options that this set has."""
+    checks = {"root": file_path, **SETS[values["format"]]}
+    _known(values, ("name", "format", *checks), where)
+    for needed in ("root", *NEEDED.get(values["format"], ())):
+        if needed not in values:
+            raise ConfigError(f'{where}: format "{values["format"]}" needs {needed}, which is missing')
+    read = {key: check(values[key], f"{where}.{key}") for key, check in checks.items() if key in values}
+    read = {key: _within(folder, value) if isinstance(value, Path) else value for key, value in read.items()}
+    return SetConfig(format=values["format"], root=read.pop("root"), options=read)
 
 
 def _heads(values: dict[str, Any], where: str) -> HeadsConfig:

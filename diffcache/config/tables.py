@@ -24,6 +24,7 @@ from diffcache.config.checks import (
     time_step,
     whole,
 )
+from diffcache.config.sets import SetConfig
 from diffcache.errors import ConfigError
 from diffcache.setting import SPANS, Setting, grid
 
@@ -64,13 +65,16 @@ class ImagesConfig:
 
     Attributes:
         name: the image set's name, part of a store's key.
-        splits: split name to its place; ``train`` and ``test``, which pipelines of imported features need not have.
+        splits: split name to its place; ``train`` and ``test``, which pipelines of imported features need not have;
+            empty where ``whole`` is given.
         class_names: names of the classes in label order, where the files do not tell them.
+        whole: the set in the layout of its authors, which tells its own splits.
     """
 
     name: str
     splits: Mapping[str, SplitConfig]
     class_names: tuple[str, ...] | None = None
+    whole: SetConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

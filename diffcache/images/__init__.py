@@ -10,6 +10,7 @@ from diffcache.images.folder import FolderImages, open_folder
 from diffcache.images.idx import IdxImages, open_idx
 from diffcache.images.loader import LoadedBatch, Wanted, load_batches
 from diffcache.images.preprocess import Preprocessing, center_crop, to_unit
+from diffcache.images.sets import OpenedSet, open_set
 from diffcache.images.source import ImageSource, LoadedImage, Stamp
 from diffcache.images.split import FORMATS, open_split
 
@@ -21,6 +22,7 @@ __all__ = [
     "ImageSource",
     "LoadedBatch",
     "LoadedImage",
+    "OpenedSet",
     "Preprocessing",
     "Stamp",
     "Wanted",
@@ -32,6 +34,7 @@ __all__ = [
     "load_batches",
     "open_folder",
     "open_idx",
+    "open_set",
     "open_split",
     "to_unit",
 ]
