@@ -16,6 +16,7 @@ from diffcache.cli.options import (
     head_options,
     overrides,
     pipeline_file,
+    seeds_option,
 )
 from diffcache.errors import DiffcacheError
 
@@ -36,7 +37,7 @@ class _Group(click.Group):
             _say(str(error))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt as error:
-            goes_on = ctx.invoked_subcommand in ("extract", "train-heads")
+            goes_on = ctx.invoked_subcommand in ("extract", "train-heads", "ablate")
             kept = "; what was committed is kept, and the same command goes on from there" if goes_on else ""
             click.echo(f"\n{str(error) or f'interrupted{kept}'}", err=True)
             ctx.exit(INTERRUPTED)
@@ -98,6 +99,29 @@ def train_heads(pipeline: str, **options: Any) -> None:
 
     run_train_heads(
         pipeline, overrides(options), settings=options["setting"], heads=options["head"], recipe=options["recipe"]
+    )
+
+
+@main.command(short_help="Heads over t, b, pool and seeds, with curves and a heatmap.")
+@pipeline_file
+@grid_options
+@extract_options
+@backbone_options
+@head_options
+@seeds_option
+def ablate(pipeline: str, **options: Any) -> None:
+    """Train the heads of PIPELINE over its grid with several seeds; write a table and the paper's curves.
+
+    What is missing is extracted first; runs that exist are not repeated.
+    """
+    from diffcache.cli.ablating import run_ablate
+
+    run_ablate(
+        pipeline,
+        overrides(options),
+        settings=options["setting"],
+        heads=options["head"],
+        recipe=options["recipe"],
     )
 
 

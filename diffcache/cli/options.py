@@ -82,6 +82,7 @@ _KEYS = {
     "precision": "backbone.precision",
     "device": "backbone.device",
     "compile": "backbone.compile",
+    "seeds": "ablate.seeds",
 }
 """Option to the key of the pipeline file that it replaces."""
 
@@ -144,6 +145,8 @@ backbone_options = _all(
         "--compile/--no-compile", default=None, help="Translate the backbone first, with torch.compile: a minute."
     ),
 )
+
+seeds_option = click.option("--seeds", type=_Numbers(), help="Seeds of the heads, such as 0,1,2.")
 
 head_options = _all(
     click.option("--head", type=_Words("HEAD,..."), help=f"Only these heads of {', '.join(HEADS)}."),

@@ -21,6 +21,7 @@ from diffcache.config.tables import (
     SWEEP_DEFAULTS,
     SWEPT,
     TRAINED,
+    AblateConfig,
     BackboneConfig,
     ExtractConfig,
     HeadConfig,
@@ -71,7 +72,7 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
         table[key] = at_home(value, dotted).absolute() if isinstance(value, Path) else value
 
     where = str(file)
-    _known(values, ("name", "cache", "runs", "results", "images", "backbone", "extract", "heads"), where)
+    _known(values, ("name", "cache", "runs", "results", "images", "backbone", "extract", "heads", "ablate"), where)
     backbone = values.get("backbone")
     imported = isinstance(backbone, Mapping) and backbone.get("imported") is not None
     for needed in ("images", "backbone") if imported else ("images", "backbone", "extract"):
@@ -99,6 +100,7 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
         backbone=network,
         extract=_extract(values.get("extract", {}), f"{where}: extract", folder, imported=imported),
         heads=heads,
+        ablate=_read(AblateConfig, values.get("ablate", {}), f"{where}: ablate", None),
     )
 
 

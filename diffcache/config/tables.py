@@ -14,6 +14,7 @@ from diffcache.config.checks import (
     checked,
     chosen_settings,
     condition,
+    different,
     file_path,
     flag,
     many,
@@ -335,6 +336,17 @@ class HeadsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AblateConfig:
+    """What ``ablate`` adds to the grid and the heads.
+
+    Attributes:
+        seeds: of the initial weights and of dropout; every head that has a seed is trained from each.
+    """
+
+    seeds: tuple[int, ...] = checked(different(whole(0, 2**63 - 1)), (0, 1, 2))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pipeline:
     """One experiment, as a pipeline file describes it.
 
@@ -355,3 +367,4 @@ class Pipeline:
     backbone: BackboneConfig
     extract: ExtractConfig
     heads: HeadsConfig
+    ablate: AblateConfig
