@@ -157,7 +157,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"imgaes": {}}, "unknown key 'imgaes'; did you mean 'images'"),
     "no nearest key": (
         {"zzz": 1},
-        "unknown key 'zzz'; known: name, cache, runs, results, images, backbone, extract, heads, ablate",
+        "unknown key 'zzz'; known: name, cache, runs, results, images, backbone, extract, heads, ablate, draws",
     ),
     "no images": ({"images": ...}, r"the table \[images\] is missing"),
     "no backbone": ({"backbone": ...}, r"the table \[backbone\] is missing"),

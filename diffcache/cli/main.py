@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from diffcache import __version__
 from diffcache.cli.options import (
+    Words,
     backbone_options,
     extract_options,
     grid_options,
@@ -37,7 +39,7 @@ class _Group(click.Group):
             _say(str(error))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt as error:
-            goes_on = ctx.invoked_subcommand in ("extract", "train-heads", "ablate")
+            goes_on = ctx.invoked_subcommand in ("extract", "train-heads", "ablate", "draws")
             kept = "; what was committed is kept, and the same command goes on from there" if goes_on else ""
             click.echo(f"\n{str(error) or f'interrupted{kept}'}", err=True)
             ctx.exit(INTERRUPTED)
@@ -123,6 +125,24 @@ def ablate(pipeline: str, **options: Any) -> None:
         heads=options["head"],
         recipe=options["recipe"],
     )
+
+
+@main.command(short_help="What stored noise costs against fresh noise in every epoch.")
+@pipeline_file
+@extract_options
+@backbone_options
+@click.option("--setting", type=Words("SETTING,..."), help="On these settings, such as t90/b24/pool2.")
+@click.option("--epochs", type=int, metavar="N", help="Epochs of every arm.")
+@seeds_option
+@click.option("--runs", type=click.Path(path_type=Path), help="Folder of the runs.")
+def draws(pipeline: str, **options: Any) -> None:
+    """Train the linear head of PIPELINE on 1, 4 and 8 stored draws, and with fresh noise in every epoch."""
+    from diffcache.cli.drawing import run_draws
+
+    named = {"draws.settings": options["setting"], "draws.epochs": options["epochs"], "draws.seeds": options["seeds"]}
+    replaced = {key: value for key, value in named.items() if value is not None}
+    options = {**options, "seeds": None}
+    run_draws(pipeline, {**overrides(options), **replaced})
 
 
 @main.command(short_help="The networks, and their blocks.")

@@ -50,7 +50,7 @@ class _Card(click.ParamType):
         return Path(value) if str(value).endswith(".toml") else value
 
 
-class _Words(click.ParamType):
+class Words(click.ParamType):
     """Words separated by commas."""
 
     def __init__(self, name: str) -> None:
@@ -113,7 +113,7 @@ grid_options = _all(
     click.option("--draws", type=int, metavar="K", help="Noise draws an image."),
     click.option(
         "--setting",
-        type=_Words("SETTING,..."),
+        type=Words("SETTING,..."),
         help="These settings, with all draws, instead of the grid, such as t90/b24/pool2.",
     ),
 )
@@ -149,7 +149,7 @@ backbone_options = _all(
 seeds_option = click.option("--seeds", type=_Numbers(), help="Seeds of the heads, such as 0,1,2.")
 
 head_options = _all(
-    click.option("--head", type=_Words("HEAD,..."), help=f"Only these heads of {', '.join(HEADS)}."),
+    click.option("--head", type=Words("HEAD,..."), help=f"Only these heads of {', '.join(HEADS)}."),
     click.option("--runs", type=click.Path(path_type=Path), help="Folder of the runs."),
     click.option("--recipe", metavar="FINGERPRINT", help="Train on the features of this recipe."),
 )

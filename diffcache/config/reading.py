@@ -23,6 +23,7 @@ from diffcache.config.tables import (
     TRAINED,
     AblateConfig,
     BackboneConfig,
+    DrawsConfig,
     ExtractConfig,
     HeadConfig,
     HeadsConfig,
@@ -72,7 +73,7 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
         table[key] = at_home(value, dotted).absolute() if isinstance(value, Path) else value
 
     where = str(file)
-    _known(values, ("name", "cache", "runs", "results", "images", "backbone", "extract", "heads", "ablate"), where)
+    _known(values, [field.name for field in dataclasses.fields(Pipeline) if field.name != "file"], where)
     backbone = values.get("backbone")
     imported = isinstance(backbone, Mapping) and backbone.get("imported") is not None
     for needed in ("images", "backbone") if imported else ("images", "backbone", "extract"):
@@ -101,6 +102,7 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
         extract=_extract(values.get("extract", {}), f"{where}: extract", folder, imported=imported),
         heads=heads,
         ablate=_read(AblateConfig, values.get("ablate", {}), f"{where}: ablate", None),
+        draws=_read(DrawsConfig, values.get("draws", {}), f"{where}: draws", None),
     )
 
 

@@ -21,6 +21,7 @@ from diffcache.config.checks import (
     name,
     one_of,
     real,
+    setting,
     text,
     time_step,
     whole,
@@ -347,6 +348,21 @@ class AblateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DrawsConfig:
+    """What ``draws`` measures.
+
+    Attributes:
+        settings: the linear head is trained on each, in every arm.
+        epochs: of every arm; with fresh noise the network runs once in each.
+        seeds: of the heads.
+    """
+
+    settings: tuple[Setting, ...] = checked(different(setting), ())
+    epochs: int = checked(whole(1, 100_000), 12)
+    seeds: tuple[int, ...] = checked(different(whole(0, 2**63 - 1)), (0, 1, 2))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pipeline:
     """One experiment, as a pipeline file describes it.
 
@@ -368,3 +384,4 @@ class Pipeline:
     extract: ExtractConfig
     heads: HeadsConfig
     ablate: AblateConfig
+    draws: DrawsConfig

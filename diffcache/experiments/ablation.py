@@ -54,6 +54,11 @@ class Cell:
     run: Run
 
     @property
+    def chosen_text(self) -> str:
+        """``lr 0.001, weight_decay 0.1``."""
+        return ", ".join(f"{name} {value:g}" for name, value in self.chosen.items())
+
+    @property
     def mean(self) -> float:
         """Test accuracy, averaged over seeds."""
         return fmean(self.test)
@@ -81,7 +86,7 @@ def seeded(pipeline: Pipeline, seeds: Sequence[int]) -> Pipeline:
     return replace(
         pipeline,
         heads=replace(
-            pipeline.heads, heads=tuple(_with_seeds(head, seeds) for head in pipeline.heads.heads), pixels=False
+            pipeline.heads, heads=tuple(with_seeds(head, seeds) for head in pipeline.heads.heads), pixels=False
         ),
     )
 
@@ -122,11 +127,11 @@ def ablate(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEvent = igno
     on_event(Progress(task, 0, total, "heads' settings"))
     for head, setting in wanted:
         run = train(head, (setting,))
-        cells.append(_cell(run, head, names.get(setting.b, "")))
+        cells.append(cell_of(run, head, names.get(setting.b, "")))
     probes = [cell.run for cell in cells if cell.kind == "linear"]
     for head in later:
         run = train(head, (best_run(probes).setting,)) if probes else train(head, "best")
-        cells.append(_cell(run, head, names.get(run.setting.b, "")))
+        cells.append(cell_of(run, head, names.get(run.setting.b, "")))
     return cells
 
 
@@ -141,7 +146,7 @@ def summary_rows(cells: Sequence[Cell]) -> tuple[Mapping[str, Plain], ...]:
         {
             **_where(cell),
             "seeds": len(cell.test),
-            "chosen": _said(cell.chosen),
+            "chosen": cell.chosen_text,
             "validation_top1": fmean(cell.validation),
             "test_top1": cell.mean,
             "low": cell.interval[0],
@@ -201,7 +206,8 @@ def _noise(cells: Sequence[Cell], kind: str) -> str:
     )
 
 
-def _with_seeds(head: HeadSweep, seeds: Sequence[int]) -> HeadSweep:
+def with_seeds(head: HeadSweep, seeds: Sequence[int]) -> HeadSweep:
+    """The sweep over these seeds too; a fitted head has none and stays as it is."""
     if head.kind not in TRAINED:
         return head
     alone = tuple(dict.fromkeys(replace(one, seed=seeds[0]) for one in head.heads))
@@ -222,8 +228,14 @@ def _block_names(pipeline: Pipeline) -> dict[int, str]:
     return {block.number: block.name for block in card_blocks(load_card(pipeline.backbone.card))}
 
 
-def _cell(run: Run, head: HeadSweep, block: str) -> Cell:
-    """From a run's record of all its heads: rate and decay by validation over the seeds."""
+def cell_of(run: Run, head: HeadSweep, block: str) -> Cell:
+    """The cell of a run, from its record of all heads: rate and decay by validation over the seeds.
+
+    Args:
+        run: of that sweep.
+        head: the sweep.
+        block: name of the setting's block.
+    """
     config = head.heads[0]
     entries = [dict(entry) for entry in run.sweep if "failed" not in entry]
     if not run.sweep:
@@ -253,17 +265,13 @@ def _where(cell: Cell) -> dict[str, Plain]:
     return {"head": cell.kind, "t": setting.t, "b": setting.b, "block": cell.block, "pool": setting.pool}
 
 
-def _said(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in values.items())
-
-
 def _seed_rows(cell: Cell) -> Iterator[Mapping[str, Plain]]:
     for seed, validation, test in zip(cell.seeds, cell.validation, cell.test, strict=True):
         low, high = wilson_interval(round(test * cell.rows), cell.rows)
         yield {
             **_where(cell),
             "seed": seed,
-            "chosen": _said(cell.chosen),
+            "chosen": cell.chosen_text,
             "validation_top1": validation,
             "test_top1": test,
             "low": low,

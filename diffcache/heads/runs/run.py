@@ -116,6 +116,11 @@ class Run:
         channels, height, width = self.record["shape"]
         return channels, height, width
 
+    @property
+    def values(self) -> int:
+        """Numbers in a row of features."""
+        return math.prod(self.shape)
+
     @cached_property
     def setting(self) -> Setting:
         """Which features."""
