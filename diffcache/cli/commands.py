@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from diffcache.cache.display.text import printable
 from diffcache.cli.output import echo, plain_table, table_lines
 from diffcache.cli.progress import clock, shown
-from diffcache.config import HEADS, SPLITS, Pipeline, head_sweep, load_pipeline, one_of
+from diffcache.config import ALL_PRESETS, HEADS, PRESETS, SPLITS, HeadSweep, Pipeline, head_sweep, load_pipeline, one_of
 from diffcache.errors import ConfigError, ImageError, MissingError, NotCachedError
 from diffcache.events import Notice, OnEvent
 from diffcache.setting import Setting
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from diffcache.experiments import FeatureSet
 
 _NUMBERS = ("images", "settings", "passes", "time")
+
+_PART_OF_GRID = {"extract.t", "extract.b", "extract.pool", ALL_PRESETS}
+"""What a command replaces that trains some heads of a pipeline's, or others on other settings."""
 
 
 def run_extract(file: str, overrides: Mapping[str, Any], *, settings: Sequence[str] | None) -> None:
@@ -47,15 +52,18 @@ def run_train_heads(
 ) -> None:
     """``diffcache train-heads``."""
     pipeline = load_pipeline(file, overrides)
-    pipeline = _chosen_heads(pipeline, heads, settings=_settings(settings), device=overrides.get("heads.device"))
+    device, presets = overrides.get("heads.device"), overrides.get(ALL_PRESETS)
+    pipeline = _chosen_heads(pipeline, heads, settings=_settings(settings), device=device, presets=presets)
     with shown() as on_event:
         from diffcache.experiments import train_pipeline
 
         features = _features(pipeline, recipe, on_event)
         result = train_pipeline(pipeline, features, on_event=on_event)
-    from diffcache.cli.results import print_heads
+    from diffcache.cli.results import print_heads, write_heads
 
     print_heads(result, pipeline)
+    some = heads is not None or settings is not None or not _PART_OF_GRID.isdisjoint(overrides)
+    write_heads(result, pipeline, command=shlex.join(["diffcache", *sys.argv[1:]]), some=some)
 
 
 def _features(pipeline: Pipeline, recipe: str | None, on_event: OnEvent) -> FeatureSet:
@@ -104,17 +112,28 @@ def _settings(texts: Sequence[str] | None) -> tuple[Setting, ...] | None:
 
 
 def _chosen_heads(
-    pipeline: Pipeline, kinds: Sequence[str] | None, *, settings: tuple[Setting, ...] | None, device: str | None
+    pipeline: Pipeline,
+    kinds: Sequence[str] | None,
+    *,
+    settings: tuple[Setting, ...] | None,
+    device: str | None,
+    presets: Sequence[str] | None,
 ) -> Pipeline:
     """The pipeline with only some heads, or with its heads on some settings, or on another device than each names."""
     heads = list(pipeline.heads.heads)
     if kinds is not None:
         for kind in kinds:
             one_of(*HEADS)(kind, "--head")
-        named = {head.kind: head for head in heads}
-        heads = [named.get(kind) or head_sweep(kind) for kind in kinds]
+        named = {kind: [head for head in heads if head.kind == kind] for kind in kinds}
+        heads = [head for kind in kinds for head in named[kind] or _unnamed(kind, presets)]
     if settings is not None:
         heads = [head.replaced(settings=settings) for head in heads]
     if device is not None:
         heads = [head.replaced(device=device) for head in heads]
     return replace(pipeline, heads=replace(pipeline.heads, heads=tuple(heads)))
+
+
+def _unnamed(kind: str, presets: Sequence[str] | None) -> list[HeadSweep]:
+    """The heads of a kind that has no table: one of each preset that it has, or by its defaults."""
+    own = [name for name in presets or () if name in PRESETS.get(kind, {})]
+    return [head_sweep(kind, {"preset": name}) for name in own] or [head_sweep(kind)]
