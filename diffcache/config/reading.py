@@ -238,6 +238,8 @@ def _heads(values: dict[str, Any], where: str) -> HeadsConfig:
             key: value for key, value in values.items() if key in shared_names and kind in ONLY_FOR.get(key, HEADS)
         }
         several = table if isinstance(table, list) else [table]
+        if not several:
+            raise fail(f"{where}.{kind}", "at least one table", table)
         for i, one in enumerate(several):
             place = f"{where}.{kind}" + (f"[{i}]" if len(several) > 1 else "")
             heads += [head_sweep(kind, own, where=place) for own in _by_preset(kind, _table(one, place), shared, place)]

@@ -23,8 +23,15 @@ MOST_VALUES = 1 << 20
 class FusedAttentionHead(nn.Module):
     """Transformer blocks on the positions of all maps together and a class token, whose output is classified.
 
-    Each map has its own layer norm over channels and its own 1x1 projection to ``width``. A token is told where it is
-    by a learned embedding of its setting and one of its position, which maps of the same sides share.
+    Each map has its own 1x1 projection to ``width``. A token is told where it is by a learned embedding of its setting
+    and one of its position, which maps of the same sides share.
+
+    Args:
+        parts: (C, H, W) of each map.
+        classes: number of classes.
+        width, depth, num_heads, mlp_ratio, dropout: of the blocks.
+        normalize: whether each position's channels are normalized before the projection, for features that are not
+            standardised: of those that are, it would take away what all channels of a position have in common.
     """
 
     def __init__(
@@ -37,12 +44,13 @@ class FusedAttentionHead(nn.Module):
         num_heads: int,
         mlp_ratio: float,
         dropout: float,
+        normalize: bool,
     ) -> None:
         super().__init__()
         self._parts = tuple(parts)
         self._edges = _edges(parts)
         self._sides = [f"{height}x{breadth}" for _, height, breadth in parts]
-        self.norms_in = nn.ModuleList(nn.LayerNorm(channels) for channels, _, _ in parts)
+        self.norms_in = nn.ModuleList(nn.LayerNorm(c) if normalize else nn.Identity() for c, _, _ in parts)
         self.projects = nn.ModuleList(nn.Linear(channels, width) for channels, _, _ in parts)
         self.token = nn.Parameter(torch.empty(1, 1, width))
         self.settings = nn.Parameter(torch.empty(len(parts), width))
