@@ -73,7 +73,9 @@ def test_the_default_pipeline_covers_what_it_promises() -> None:
     assert len(extract.t) >= 3
     assert len(extract.b) >= 4
     assert len(extract.pool) >= 3
-    assert {head.kind for head in pipeline.heads.heads} == set(HEADS)
+    assert {head.kind for head in pipeline.heads.heads} == set(HEADS) - {
+        "fusion"
+    }  # which has a pipeline file of its own
     assert pipeline.heads.pixels
     assert len(pipeline.images.class_names or ()) == 10
     assert pipeline.images.splits["train"].images == ROOT / "data/fashion_mnist/train-images-idx3-ubyte.gz"
@@ -311,15 +313,17 @@ class TestHeads:
         fields = head_fields(config)
         assert "settings" not in fields
         assert fields.pop("kind") == kind
-        assert head_config(kind, {**fields, "settings": config.settings}) == config
-        assert ("width" in fields) == (kind == "attention")
+        named = {"fuse": "grid"} if kind == "fusion" else {"settings": config.settings}
+        assert head_config(kind, {**fields, **named}) == config
+        assert ("width" in fields) == (kind in ("attention", "fusion"))
         assert ("lr" in fields) == (kind not in ("logistic", "ridge"))
         assert ("l2" in fields) == (kind in ("logistic", "ridge"))
         assert ("hidden" in fields) == (kind in ("mlp", "cnn"))
 
     def test_unknown_kind(self) -> None:
         with pytest.raises(
-            ConfigError, match=r'expected one of "linear", "mlp", "cnn", "attention", "logistic", "ridge" \(did'
+            ConfigError,
+            match=r'expected one of "linear", "mlp", "cnn", "attention", "fusion", "logistic", "ridge" \(did',
         ):
             head_config("attn")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,9 +11,12 @@ from diffcache.cache.display.text import printable
 from diffcache.cli.output import echo, plain_table, table_lines
 from diffcache.cli.preparing import chosen_heads, features_for, named_settings
 from diffcache.cli.progress import clock, shown
-from diffcache.config import load_pipeline
+from diffcache.config import ALL_PRESETS, load_pipeline
 
 _NUMBERS = ("images", "settings", "passes", "time")
+
+_PART_OF_GRID = {"extract.t", "extract.b", "extract.pool", ALL_PRESETS}
+"""What a command replaces that trains some heads of a pipeline's, or others on other settings."""
 
 
 def run_extract(file: str, overrides: Mapping[str, Any], *, settings: Sequence[str] | None) -> None:
@@ -41,12 +46,15 @@ def run_train_heads(
 ) -> None:
     """``diffcache train-heads``."""
     pipeline = load_pipeline(file, overrides)
-    pipeline = chosen_heads(pipeline, heads, settings=named_settings(settings), device=overrides.get("heads.device"))
+    device, presets = overrides.get("heads.device"), overrides.get(ALL_PRESETS)
+    pipeline = chosen_heads(pipeline, heads, settings=named_settings(settings), device=device, presets=presets)
     with shown() as on_event:
         from diffcache.experiments import train_pipeline
 
         features = features_for(pipeline, recipe, on_event)
         result = train_pipeline(pipeline, features, on_event=on_event)
-    from diffcache.cli.results import print_heads
+    from diffcache.cli.results import print_heads, write_heads
 
     print_heads(result, pipeline)
+    some = heads is not None or settings is not None or not _PART_OF_GRID.isdisjoint(overrides)
+    write_heads(result, pipeline, command=shlex.join(["diffcache", *sys.argv[1:]]), some=some)

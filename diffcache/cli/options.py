@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from diffcache.config import HEADS
+from diffcache.config import ALL_PRESETS, HEADS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,6 +81,7 @@ _KEYS = {
     "weights": "backbone.weights",
     "precision": "backbone.precision",
     "device": "backbone.device",
+    "preset": ALL_PRESETS,
     "compile": "backbone.compile",
     "seeds": "ablate.seeds",
 }
@@ -150,6 +151,7 @@ seeds_option = click.option("--seeds", type=_Numbers(), help="Seeds of the heads
 
 head_options = _all(
     click.option("--head", type=Words("HEAD,..."), help=f"Only these heads of {', '.join(HEADS)}."),
+    click.option("--preset", type=Words("NAME,..."), help="Presets of all heads that have them, one head each."),
     click.option("--runs", type=click.Path(path_type=Path), help="Folder of the runs."),
     click.option("--recipe", metavar="FINGERPRINT", help="Train on the features of this recipe."),
 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from diffcache.config import HEADS, SPLITS, Pipeline, head_sweep, one_of
+from diffcache.config import HEADS, PRESETS, SPLITS, HeadSweep, Pipeline, head_sweep, one_of
 from diffcache.errors import ConfigError, ImageError, MissingError, NotCachedError
 from diffcache.events import Notice, OnEvent
 from diffcache.setting import Setting
@@ -61,17 +61,28 @@ def named_settings(texts: Sequence[str] | None) -> tuple[Setting, ...] | None:
 
 
 def chosen_heads(
-    pipeline: Pipeline, kinds: Sequence[str] | None, *, settings: tuple[Setting, ...] | None, device: str | None
+    pipeline: Pipeline,
+    kinds: Sequence[str] | None,
+    *,
+    settings: tuple[Setting, ...] | None,
+    device: str | None,
+    presets: Sequence[str] | None = None,
 ) -> Pipeline:
     """The pipeline with only some heads, or with its heads on some settings, or on another device than each names."""
     heads = list(pipeline.heads.heads)
     if kinds is not None:
         for kind in kinds:
             one_of(*HEADS)(kind, "--head")
-        named = {head.kind: head for head in heads}
-        heads = [named.get(kind) or head_sweep(kind) for kind in kinds]
+        named = {kind: [head for head in heads if head.kind == kind] for kind in kinds}
+        heads = [head for kind in kinds for head in named[kind] or _unnamed(kind, presets)]
     if settings is not None:
         heads = [head.replaced(settings=settings) for head in heads]
     if device is not None:
         heads = [head.replaced(device=device) for head in heads]
     return replace(pipeline, heads=replace(pipeline.heads, heads=tuple(heads)))
+
+
+def _unnamed(kind: str, presets: Sequence[str] | None) -> list[HeadSweep]:
+    """The heads of a kind that has no table: one of each preset that it has, or by its defaults."""
+    own = [name for name in presets or () if name in PRESETS.get(kind, {})]
+    return [head_sweep(kind, {"preset": name}) for name in own] or [head_sweep(kind)]

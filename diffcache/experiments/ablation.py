@@ -76,19 +76,15 @@ class Cell:
 
 
 def seeded(pipeline: Pipeline, seeds: Sequence[int]) -> Pipeline:
-    """The pipeline with every head that has a seed trained from each of these.
+    """The pipeline with every head that has a seed trained from each of these; heads on several settings left out.
 
     Raises:
         ConfigError: no seeds.
     """
     if not seeds:
         raise ConfigError("ablation: expected at least one seed, got none; name some, such as --seeds 0,1,2")
-    return replace(
-        pipeline,
-        heads=replace(
-            pipeline.heads, heads=tuple(with_seeds(head, seeds) for head in pipeline.heads.heads), pixels=False
-        ),
-    )
+    heads = tuple(with_seeds(head, seeds) for head in pipeline.heads.heads if head.kind != "fusion")
+    return replace(pipeline, heads=replace(pipeline.heads, heads=heads, pixels=False))
 
 
 def ablate(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEvent = ignore) -> list[Cell]:

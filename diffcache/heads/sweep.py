@@ -25,17 +25,20 @@ from diffcache.heads.data.features import (
     check_draws,
     check_pair,
     describe,
+    describe_part,
     map_shape,
     marks_notice,
     usable_rows,
 )
 from diffcache.heads.data.fresh import Fresh
+from diffcache.heads.data.fused import FusedFeatures, check_fused, name_of, part_shapes, parts_of
 from diffcache.heads.data.order import GroupedOrder, machine_memory, order_for
 from diffcache.heads.data.passes import Passes
 from diffcache.heads.data.split import Split, stratified_split
 from diffcache.heads.data.standardize import Scaling
 from diffcache.heads.data.statistics import Statistics, feature_statistics
 from diffcache.heads.evaluation import TOP5_ABOVE, in_top, proportion
+from diffcache.heads.fusion import token_count
 from diffcache.heads.models import build_head, parameter_count
 from diffcache.heads.runs.files import drop_drafts, write_arrays, write_json
 from diffcache.heads.runs.run import (
@@ -100,7 +103,8 @@ def train_sweep(
     validated nor tested on.
 
     Args:
-        train: features to train and to validate on, rows of shape (C, H, W); at draw 0 where there are draws.
+        train: features to train and to validate on, rows of shape (C, H, W); at draw 0 where there are draws. For
+            a fusion head, and only for one, :class:`diffcache.heads.data.fused.FusedFeatures`; test and draws too.
         test: features to test on.
         sweep: the heads, and how to train them.
         runs: folder of the runs; the run's own is made in it.
@@ -122,7 +126,8 @@ def train_sweep(
         DeviceError: the device or precision is not there, or its memory does not hold the heads.
     """
     config = sweep.heads[0]
-    where = f"{config.kind} on {train.setting}"
+    where = f"{config.kind} on {name_of(train)}"
+    check_fused(train, test, draws, fuses=config.kind == "fusion")
     check_pair(train, test)
     check_draws(train, draws)
     if fresh is not None and (draws or config.kind not in TRAINED):
@@ -137,7 +142,9 @@ def train_sweep(
     )
     if fresh is not None:
         identity["fresh"] = fresh.plain()
-    folder = Path(runs) / train.images / run_id(config.kind, train.setting, identity)
+    joined = len(parts_of(train))
+    named = train.setting if joined == 1 else f"{joined}-settings"
+    folder = Path(runs) / train.images / run_id(config.kind, named, identity)
     if is_complete(folder):
         return load_run(folder, reused=True)
 
@@ -208,12 +215,17 @@ def run_identity(
         "validation": validation,
         "split_seed": split_seed,
     }
+    if isinstance(train, FusedFeatures):
+        for side, features in (("train", train), ("test", test)):
+            identity[side]["fused"] = list(map(describe_part, parts_of(features)))
     if draws:
         every = (train, *draws)
         identity["draws"] = {"count": len(every), "settings": [str(features.setting) for features in every]}
         if any(features.derived_from is not None for features in every):
             sources = [features.derived_from for features in every]
             identity["draws"]["derived_from"] = [None if source is None else str(source) for source in sources]
+        if isinstance(train, FusedFeatures):
+            identity["draws"]["fused"] = [list(map(describe_part, parts_of(features))) for features in every]
     if order is not None:
         identity["order"] = order.plain()
     return identity
@@ -225,7 +237,7 @@ def _check_memory(sweep: HeadSweep, train: Features, *, where: str, device: torc
     if device.type != "cpu" or (heads == 1 and kind in TRAINED):
         return
     with torch.device("meta"):
-        head = build_head(sweep.heads[0], shape=map_shape(train), classes=len(train.class_names), where=where)
+        head = _built(sweep.heads[0], train)
     needed, memory = heads * parameter_count(head) * _PARAMETER_BYTES.get(kind, _TRAINED_BYTES), machine_memory()
     if kind == "ridge":
         needed += _RIDGE_BYTES * int(np.prod(map_shape(train))) ** 2
@@ -237,14 +249,20 @@ def _check_memory(sweep: HeadSweep, train: Features, *, where: str, device: torc
 
 
 def _built(config: HeadConfig, train: Features) -> nn.Module:
-    return build_head(config, shape=map_shape(train), classes=len(train.class_names), where=str(train.setting))
+    return build_head(
+        config,
+        shape=map_shape(train),
+        classes=len(train.class_names),
+        where=name_of(train),
+        parts=part_shapes(train) if config.kind == "fusion" else (),
+    )
 
 
 def _work(members: Sequence[Member], train: Features, *, rows: int) -> int:
     """Multiplications of a step, about: what decides how many threads are worth their while."""
     config = members[0].config
-    _, height, width = map_shape(train)
-    positions = height * width if config.kind in ("cnn", "attention") else 1
+    by_position = config.kind in ("cnn", "attention") or (config.kind == "fusion" and config.join == "attention")
+    positions = token_count(part_shapes(train)) if by_position else 1
     step = min(config.batch_size, rows) if config.kind in TRAINED else rows
     return len(members) * parameter_count(members[0].head) * positions * step
 
@@ -268,7 +286,8 @@ class _Rows:
         self._order, self._scaling, self._device = order, scaling, device
         size, classes = int(np.prod(map_shape(train))), len(train.class_names)
         # What heads with layers between make of a row is about as large as the row itself, for each of them.
-        shown = heads * (classes if config.kind in LINEAR else max(size, classes))
+        flat = config.kind in LINEAR or (config.kind == "fusion" and config.join == "concat")
+        shown = heads * (classes if flat else max(size, classes))
         self._looking = max(1, min(1024, _EVALUATION_BYTES // (4 * max(size, shown))))
         self.held_out = self.looked_at(train, split.validation)
 
@@ -326,6 +345,7 @@ def _record(
         "images": train.images,
         "setting": str(train.setting),
         "shape": list(map_shape(train)),
+        **(_fused_record(train) if isinstance(train, FusedFeatures) else {}),
         "class_names": list(train.class_names),
         "head": _fields(best_member(members).config, precision),
         "validation": {
@@ -340,14 +360,26 @@ def _record(
     }
 
 
+def _fused_record(train: FusedFeatures) -> dict[str, Any]:
+    """What ``run.json`` says of the parts of fused features: settings, shapes, and recipes where these differ."""
+    recipes = {part.fingerprint: part.recipe.plain() for part in train.parts}
+    return {
+        "fused": {
+            "settings": [str(part.setting) for part in train.parts],
+            "shapes": [list(shape) for shape in part_shapes(train)],
+            **({"recipes": recipes} if len(recipes) > 1 else {}),
+        }
+    }
+
+
 def _remarks(train: Features, test: Features, draws: Sequence[Features]) -> list[str]:
     """What is worth saying of the features before they are trained on; the same lines for every head of them."""
     lines = []
-    sources = [features.derived_from for features in (train, test, *draws)]
+    sources = [part.derived_from for features in (train, test, *draws) for part in parts_of(features)]
     derived = sorted({source for source in sources if source is not None})
     if derived:
         shown = " and ".join(map(str, derived[:2])) + (f" and {len(derived) - 2} more" if len(derived) > 2 else "")
-        lines.append(f"{train.images} {train.setting}: the features are derived, averaged from the stored {shown}")
+        lines.append(f"{train.images} {name_of(train)}: the features are derived, averaged from the stored {shown}")
     marked = marks_notice(train, test)
     return lines if marked is None else [*lines, marked]
 
