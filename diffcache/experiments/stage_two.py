@@ -114,6 +114,7 @@ class _Trainer:
                 validation=self.pipeline.heads.validation,
                 split_seed=self.pipeline.heads.split_seed,
                 backbone="pixels" if pixels else self.features.backbone,
+                weights=None if pixels else self.pipeline.backbone.weights,
                 on_event=self.on_event,
             )
         return self._done[key]
