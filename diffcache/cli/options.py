@@ -82,6 +82,7 @@ _KEYS = {
     "precision": "backbone.precision",
     "device": "backbone.device",
     "compile": "backbone.compile",
+    "tensorboard": "heads.tensorboard",
 }
 """Option to the key of the pipeline file that it replaces."""
 
@@ -149,4 +150,7 @@ head_options = _all(
     click.option("--head", type=_Words("HEAD,..."), help=f"Only these heads of {', '.join(HEADS)}."),
     click.option("--runs", type=click.Path(path_type=Path), help="Folder of the runs."),
     click.option("--recipe", metavar="FINGERPRINT", help="Train on the features of this recipe."),
+    click.option(
+        "--tensorboard/--no-tensorboard", default=None, help="Write event files of the epochs into the runs' folders."
+    ),
 )

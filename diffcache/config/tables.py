@@ -326,12 +326,14 @@ class HeadsConfig:
         validation: share of each class's training images that is held out to choose by.
         split_seed: seed of that choice.
         pixels: whether the linear head is also trained on raw pixels, to compare with.
+        tensorboard: whether runs also get event files of their epochs; no part of what a run is.
     """
 
     heads: tuple[HeadSweep, ...] = ()
     validation: float = checked(real(0, 0.9, above=True), 0.1)
     split_seed: int = checked(whole(0, 2**63 - 1), 0)
     pixels: bool = checked(flag, False)
+    tensorboard: bool = checked(flag, False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from diffcache.experiments.needs import evaluated
 from diffcache.experiments.recipes import PIXELS
 from diffcache.heads import PairedDifference, Run, best_run, train_sweep
 from diffcache.heads.models import fits
+from diffcache.heads.runs.tensorboard import write_events
 from diffcache.setting import Setting
 
 
@@ -117,6 +118,8 @@ class _Trainer:
                 weights=None if pixels else self.pipeline.backbone.weights,
                 on_event=self.on_event,
             )
+            if self.pipeline.heads.tensorboard:
+                write_events(self._done[key], on_event=self.on_event)
         return self._done[key]
 
 
