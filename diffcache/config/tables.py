@@ -66,11 +66,13 @@ class ImagesConfig:
         name: the image set's name, part of a store's key.
         splits: split name to its place; ``train`` and ``test``, which pipelines of imported features need not have.
         class_names: names of the classes in label order, where the files do not tell them.
+        made_by: the command that writes the files, where they are not downloaded; for the error line that lacks them.
     """
 
     name: str
     splits: Mapping[str, SplitConfig]
     class_names: tuple[str, ...] | None = None
+    made_by: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
