@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from diffcache.backbones.card import Card
@@ -55,11 +56,11 @@ def _files(places: Iterable[Path], usual: str | None) -> Iterator[Path]:
     """Files to look at, each once: those that are named, then in each folder the usual one and all others by name."""
     seen: set[Path] = set()
     for place in places:
-        inside: list[Path] = []
-        if place.is_dir():
-            inside = sorted(path for path in place.iterdir() if path.suffix in _SUFFIXES)
-            inside.sort(key=lambda path: path.name != usual)
-        for file in [place, *inside]:
-            if file.is_file() and (real := file.resolve()) not in seen:
+        found: list[Path] = []
+        with suppress(OSError):  # what nobody may look into is passed over as what is not there
+            inside = sorted(path for path in place.iterdir() if path.suffix in _SUFFIXES) if place.is_dir() else [place]
+            found = [path for path in inside if path.is_file()]
+        for file in sorted(found, key=lambda path: path.name != usual):
+            if (real := file.resolve()) not in seen:
                 seen.add(real)
                 yield file
