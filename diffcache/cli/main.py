@@ -145,6 +145,32 @@ def draws(pipeline: str, **options: Any) -> None:
     run_draws(pipeline, {**overrides(options), **replaced})
 
 
+@main.command(short_help="What a trained head says of new images.")
+@click.argument("run")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
+@click.option("--top", type=click.IntRange(1), default=3, show_default=True, metavar="K", help="Classes an image.")
+@click.option("--draws", type=click.IntRange(1), default=1, metavar="N", help="Average over N noise draws.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--weights", type=click.Path(path_type=Path), help="File of the network's weights, else looked for.")
+@click.option("--runs", default="runs", show_default=True, help="Folder of the runs, to find RUN by its id.")
+@click.option("--device", default="auto", help="Where it is computed: auto, cpu, cuda, cuda:1, mps, ...")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="In place of that of the run's features."
+)
+@click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images computed together.")
+@click.pass_context
+def predict(ctx: click.Context, run: str, images: tuple[Path, ...], **options: Any) -> None:
+    """Classify IMAGEs, files or folders, by the head of RUN: a run's folder, or the beginning of its id.
+
+    They go through the network and the settings that the run's features came from. The noise depends on an image's
+    name, or on its path below the folder that is named; --draws averages it out. Exit status 1: some image could not
+    be read, the others are predicted.
+    """
+    from diffcache.cli.predicting import run_predict
+
+    ctx.exit(int(not run_predict(run, images, **options)))
+
+
 @main.command(short_help="The networks, and their blocks.")
 @click.argument("card", required=False)
 def blocks(card: str | None) -> None:

@@ -84,6 +84,7 @@ _KEYS = {
     "preset": ALL_PRESETS,
     "compile": "backbone.compile",
     "seeds": "ablate.seeds",
+    "tensorboard": "heads.tensorboard",
 }
 """Option to the key of the pipeline file that it replaces."""
 
@@ -154,4 +155,7 @@ head_options = _all(
     click.option("--preset", type=Words("NAME,..."), help="Presets of all heads that have them, one head each."),
     click.option("--runs", type=click.Path(path_type=Path), help="Folder of the runs."),
     click.option("--recipe", metavar="FINGERPRINT", help="Train on the features of this recipe."),
+    click.option(
+        "--tensorboard/--no-tensorboard", default=None, help="Write event files of the epochs into the runs' folders."
+    ),
 )

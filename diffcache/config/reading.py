@@ -208,7 +208,7 @@ def _extract(values: Any, where: str, folder: Path, *, imported: bool) -> Extrac
 
 
 def _images(values: dict[str, Any], where: str, folder: Path, *, imported: bool) -> ImagesConfig:
-    _known(values, ("name", "format", "class_names", *SPLITS), where)
+    _known(values, ("name", "format", "class_names", "made_by", *SPLITS), where)
     if "name" not in values:
         raise ConfigError(f"{where}: name is missing")
     splits = {}
@@ -226,6 +226,7 @@ def _images(values: dict[str, Any], where: str, folder: Path, *, imported: bool)
         name=name(values["name"], f"{where}.name"),
         splits=splits,
         class_names=None if names is None else different(text)(names, f"{where}.class_names"),
+        made_by=text(values["made_by"], f"{where}.made_by") if "made_by" in values else None,
     )
 
 

@@ -71,11 +71,13 @@ class ImagesConfig:
         name: the image set's name, part of a store's key.
         splits: split name to its place; ``train`` and ``test``, which pipelines of imported features need not have.
         class_names: names of the classes in label order, where the files do not tell them.
+        made_by: the command that writes the files, where they are not downloaded; for the error line that lacks them.
     """
 
     name: str
     splits: Mapping[str, SplitConfig]
     class_names: tuple[str, ...] | None = None
+    made_by: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,12 +348,14 @@ class HeadsConfig:
         validation: share of each class's training images that is held out to choose by.
         split_seed: seed of that choice.
         pixels: whether the linear head is also trained on raw pixels, to compare with.
+        tensorboard: whether runs also get event files of their epochs; no part of what a run is.
     """
 
     heads: tuple[HeadSweep, ...] = ()
     validation: float = checked(real(0, 0.9, above=True), 0.1)
     split_seed: int = checked(whole(0, 2**63 - 1), 0)
     pixels: bool = checked(flag, False)
+    tensorboard: bool = checked(flag, False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,6 +92,7 @@ def train_sweep(
     validation: float = 0.1,
     split_seed: int = 0,
     backbone: str | None = None,
+    weights: Path | None = None,
     save_seconds: float = 5.0,
     on_event: OnEvent = ignore,
 ) -> Run:
@@ -115,6 +116,7 @@ def train_sweep(
         validation: share of each class's training rows to validate on, in (0, 1).
         split_seed: seed of that choice.
         backbone: name of the network, for the record; by default the recipe's kind of network.
+        weights: file of its weights, for the record, so that it is found again; the recipe holds its hash.
         save_seconds: least time between two writings of the state to go on from.
         on_event: told of progress, an epoch at a time.
 
@@ -180,6 +182,8 @@ def train_sweep(
             session.run(fit)
             record = _record(train, sweep, identity, members=members, precision=precision, split=split)
             record["backbone"] = backbone if backbone is not None else train.recipe.backbone
+            if weights is not None:
+                record["weights_file"] = str(weights)
             _finish(session, members, rows, test=test, statistics=statistics, precision=precision, record=record)
     return load_run(folder)
 
