@@ -5,7 +5,7 @@ Each part is one :class:`diffcache.experiments.results.Result`, written where th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from diffcache.experiments.features import FeatureSet, find_features
 from diffcache.experiments.results import Result, results_folder, write_result
 from diffcache.heads import Features, Run, Split, best_run, stratified_split
 from diffcache.heads.data.features import check_pair, describe, marks_notice, usable_rows
+from diffcache.recipe import Plain
 from diffcache.setting import Setting
 
 KS = (1, 5, 10, 20, 50, 200)
@@ -26,6 +27,17 @@ KS = (1, 5, 10, 20, 50, 200)
 
 SEEDS = (0, 1, 2, 3, 4)
 """Of the draws of labelled rows."""
+
+
+PARTS: Mapping[str, str] = {
+    "knn": "k nearest neighbours, the number chosen on validation",
+    "few_labels": "a linear head that sees 1 or 5 labels a class, 1 % or 10 % of them, over five draws",
+    "metrics": "every metric of the head, as it is and with a temperature fitted on validation",
+    "classes": "recall, precision and F1 of each class",
+    "confusion": "which class is taken for which, with a picture",
+    "calibration": "accuracy by confidence before and after that temperature, with a picture",
+}
+"""What there is to judge by, in the order in which it is done, and what each is."""
 
 
 @dataclass(frozen=True)
@@ -78,26 +90,43 @@ class Subject:
             rows=usable_rows(train),
         )
 
-    def result(self, name: str, title: str, **fields: object) -> Result:
+    def result(
+        self,
+        name: str,
+        title: str,
+        *,
+        rows: Sequence[Mapping[str, Plain]],
+        findings: Sequence[str],
+        figures: Sequence[str] = (),
+        **facts: Plain,
+    ) -> Result:
         """A result of this subject; facts are added to those that all parts share."""
         recipes = {split: self.features.stores[split].fingerprint for split in SPLITS}
         said = self.run.record["validation"]
-        facts = {"run": self.run.id, "recipes": recipes, "validation": dict(said), **fields.pop("facts", {})}  # type: ignore[dict-item]
         return Result(
             name=name,
             title=f"{self.run.images}: {title}",
             command=self.command,
             images=self.run.images,
-            facts=facts,
-            **fields,  # type: ignore[arg-type]
+            rows=tuple(rows),
+            findings=tuple(findings),
+            figures=tuple(figures),
+            facts={"run": self.run.id, "recipes": recipes, "validation": dict(said), **facts},
         )
 
 
-def judged_heads(pipeline: Pipeline) -> Pipeline:
-    """The pipeline with its linear heads alone, of which validation chooses the run; with one where it has none."""
+def judged_heads(pipeline: Pipeline, *, settings: tuple[Setting, ...] | None = None) -> Pipeline:
+    """The pipeline with its linear heads alone, of which validation chooses the run; with one where it has none.
+
+    Args:
+        pipeline: names heads.
+        settings: of the one it is given; by default the grid.
+    """
     linear = tuple(head for head in pipeline.heads.heads if head.kind in LINEAR)
-    device = pipeline.heads.heads[0].heads[0].device if pipeline.heads.heads else pipeline.backbone.device
-    linear = linear or (head_sweep("linear", {"device": device}),)
+    if not linear:
+        device = pipeline.heads.heads[0].heads[0].device if pipeline.heads.heads else pipeline.backbone.device
+        one = head_sweep("linear", {"device": device})
+        linear = (one if settings is None else one.replaced(settings=settings),)
     return replace(pipeline, heads=replace(pipeline.heads, heads=linear))
 
 
@@ -138,6 +167,12 @@ def features_of(
         found = find_features(without, wanted, recipe=recipe, on_event=on_event)
         on_event(Notice(f"raw pixels are not compared with: {error}"))  # it was they that were missing
         return found
+
+
+def check_parts(parts: Sequence[str]) -> None:
+    """Raise ConfigError where something is named that is no part."""
+    for part in parts:
+        one_of(*PARTS)(part, "--part")
 
 
 def check_run(run: Run, train: Features, test: Features, *, split: Split) -> None:
@@ -191,38 +226,27 @@ def judge(
     from diffcache.experiments.judge_features import few_labels, neighbours
     from diffcache.experiments.judge_head import calibration, classes, confusion, heard, metrics
 
-    for part in parts:
-        one_of(*PARTS)(part, "--part")
+    check_parts(parts)
     train, test = subject.features.pair(subject.run.setting)
     check_run(subject.run, train, test, split=subject.split(train))
     if (marked := marks_notice(train, test)) is not None:
         subject.on_event(Notice(marked))
     wanted = [part for part in PARTS if part in parts or not parts]
     pictures = _pictures(subject.on_event) if {"confusion", "calibration"} & set(wanted) else False
-    answers = heard(subject, train) if {"metrics", "calibration"} & set(wanted) else None
+    answers = heard(subject, train)
+    work: dict[str, Callable[[], Result]] = {
+        "knn": lambda: neighbours(subject, ks=ks),
+        "few_labels": lambda: few_labels(subject, amounts=amounts, seeds=seeds),
+        "metrics": lambda: metrics(subject, answers),
+        "classes": lambda: classes(subject, answers),
+        "confusion": lambda: confusion(subject, answers, pictures=pictures),
+        "calibration": lambda: calibration(subject, answers, pictures=pictures),
+    }
     found = []
     for part in wanted:
-        if part == "knn":
-            result = neighbours(subject, ks=ks)
-        elif part == "few_labels":
-            result = few_labels(subject, amounts=amounts, seeds=seeds)
-        elif part == "classes":
-            result = classes(subject)
-        elif part == "confusion":
-            result = confusion(subject, pictures=pictures)
-        elif part == "metrics":
-            assert answers is not None
-            result = metrics(subject, answers)
-        else:
-            assert answers is not None
-            result = calibration(subject, answers, pictures=pictures)
-        write_result(subject.folder, result)
-        found.append(result)
+        found.append(work[part]())
+        write_result(subject.folder, found[-1])
     return tuple(found)
-
-
-PARTS = ("knn", "few_labels", "metrics", "classes", "confusion", "calibration")
-"""What there is to judge by, in the order in which it is done."""
 
 
 def _pictures(on_event: OnEvent) -> bool:
