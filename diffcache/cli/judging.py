@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from diffcache.cli.commands import _chosen_heads, _features, _settings
+from diffcache.cli.commands import chosen_heads, features_for, named_settings
 from diffcache.cli.output import echo, plain_table, table_lines
 from diffcache.cli.progress import shown
 from diffcache.cli.stores import named_runs
@@ -59,7 +59,7 @@ def run_judge(
     if file is None:
         raise ConfigError("judge: expected a pipeline file, got none; `diffcache judge --list` needs none")
     pipeline = load_pipeline(file, overrides)
-    named = _settings(settings)
+    named = named_settings(settings)
     command = _typed()
     with shown() as on_event:
         from diffcache.analysis.few_labels import AMOUNTS, Amount
@@ -73,9 +73,9 @@ def run_judge(
             judged = _named_run(run, pipeline)
             features = features_of(judged, pipeline, settings=named or (), on_event=on_event)
         else:
-            chosen = _chosen_heads(pipeline, heads, settings=named, device=overrides.get("heads.device"))
+            chosen = chosen_heads(pipeline, heads, settings=named, device=overrides.get("heads.device"))
             pipeline = chosen if heads is not None else judged_heads(chosen, settings=named)
-            features = _features(pipeline, recipe, on_event)
+            features = features_for(pipeline, recipe, on_event)
             judged = chosen_run(pipeline, features, on_event=on_event)
         subject = Subject(pipeline, features, judged, named or (judged.setting,), command, on_event)
         results = judge(subject, parts=parts or (), ks=ks, amounts=wanted)
