@@ -16,6 +16,7 @@ from diffcache.cli.options import (
     extract_options,
     grid_options,
     head_options,
+    judge_options,
     overrides,
     pipeline_file,
     seeds_option,
@@ -169,6 +170,35 @@ def predict(ctx: click.Context, run: str, images: tuple[Path, ...], **options: A
     from diffcache.cli.predicting import run_predict
 
     ctx.exit(int(not run_predict(run, images, **options)))
+
+
+@main.command(short_help="More ways to judge features than accuracy.")
+@click.argument("pipeline", type=click.Path(), required=False)
+@grid_options
+@extract_options
+@backbone_options
+@head_options
+@judge_options
+def judge(pipeline: str | None, **options: Any) -> None:
+    """Judge features by neighbours, few labels, classes, confusions and calibration, and write what was found.
+
+    Without options, what is judged is the setting and linear head of PIPELINE that validation chooses; what is missing
+    is extracted and trained first, as `train-heads` does.
+    """
+    from diffcache.cli.judging import run_judge
+
+    run_judge(
+        pipeline,
+        overrides(options),
+        settings=options["setting"],
+        heads=options["head"],
+        recipe=options["recipe"],
+        run=options["judged"],
+        parts=options["part"],
+        ks=options["k"],
+        amounts=options["labels"],
+        as_json=options["as_json"],
+    )
 
 
 @main.command(short_help="The networks, and their blocks.")

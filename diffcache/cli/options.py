@@ -159,3 +159,23 @@ head_options = _all(
         "--tensorboard/--no-tensorboard", default=None, help="Write event files of the epochs into the runs' folders."
     ),
 )
+
+
+def _list_judgements(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from diffcache.cli.judging import list_judgements  # only now: no other command imports it
+
+        list_judgements()
+        ctx.exit()
+
+
+judge_options = _all(
+    click.option("--run", "judged", metavar="RUN", help="Judge this run: a folder, or the beginning of an id."),
+    click.option("--part", type=Words("PART,..."), help="Only these parts; --list names them."),
+    click.option("--k", type=_Numbers(), help="Numbers of neighbours to choose from."),
+    click.option("--labels", type=Words("N|N%,..."), help="Amounts of labels: so many a class, or a share of all."),
+    click.option("--json", "as_json", is_flag=True, help="Print the results as JSON."),
+    click.option(
+        "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_judgements, help="List the parts."
+    ),
+)
