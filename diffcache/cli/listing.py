@@ -163,7 +163,7 @@ def _list_stores(folders: Sequence[Path], made: Sequence[Run], damaged: list[str
     for run in made:
         roles = [source.role for source in sources(run) if _key(source) in keys]
         if roles:
-            values = (f"{run.images}/{run.id}", run.kind, run.setting, percent(run.top1.value), " and ".join(roles))
+            values = (f"{run.images}/{run.id}", run.kind, run.place, percent(run.top1.value), " and ".join(roles))
             users.add_row(*map(printable, values))
     _print_rows(users, "no runs")
 
@@ -180,7 +180,7 @@ def _list_runs(runs: Sequence[Run], root: str) -> None:
         top1 = run.top1
         facts = {
             "head": run.kind,
-            "setting": run.setting,
+            "setting": run.place,
             "backbone": run.backbone,
             "test top-1": f"{percent(top1.value)} ({percent(top1.low)}-{percent(top1.high)})",
         }

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from diffcache.config import HEADS
+from diffcache.config import ALL_PRESETS, HEADS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,7 +50,7 @@ class _Card(click.ParamType):
         return Path(value) if str(value).endswith(".toml") else value
 
 
-class _Words(click.ParamType):
+class Words(click.ParamType):
     """Words separated by commas."""
 
     def __init__(self, name: str) -> None:
@@ -81,7 +81,10 @@ _KEYS = {
     "weights": "backbone.weights",
     "precision": "backbone.precision",
     "device": "backbone.device",
+    "preset": ALL_PRESETS,
     "compile": "backbone.compile",
+    "seeds": "ablate.seeds",
+    "tensorboard": "heads.tensorboard",
 }
 """Option to the key of the pipeline file that it replaces."""
 
@@ -112,7 +115,7 @@ grid_options = _all(
     click.option("--draws", type=int, metavar="K", help="Noise draws an image."),
     click.option(
         "--setting",
-        type=_Words("SETTING,..."),
+        type=Words("SETTING,..."),
         help="These settings, with all draws, instead of the grid, such as t90/b24/pool2.",
     ),
 )
@@ -145,8 +148,34 @@ backbone_options = _all(
     ),
 )
 
+seeds_option = click.option("--seeds", type=_Numbers(), help="Seeds of the heads, such as 0,1,2.")
+
 head_options = _all(
-    click.option("--head", type=_Words("HEAD,..."), help=f"Only these heads of {', '.join(HEADS)}."),
+    click.option("--head", type=Words("HEAD,..."), help=f"Only these heads of {', '.join(HEADS)}."),
+    click.option("--preset", type=Words("NAME,..."), help="Presets of all heads that have them, one head each."),
     click.option("--runs", type=click.Path(path_type=Path), help="Folder of the runs."),
     click.option("--recipe", metavar="FINGERPRINT", help="Train on the features of this recipe."),
+    click.option(
+        "--tensorboard/--no-tensorboard", default=None, help="Write event files of the epochs into the runs' folders."
+    ),
+)
+
+
+def _list_judgements(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from diffcache.cli.judging import list_judgements  # only now: no other command imports it
+
+        list_judgements()
+        ctx.exit()
+
+
+judge_options = _all(
+    click.option("--run", "judged", metavar="RUN", help="Judge this run: a folder, or the beginning of an id."),
+    click.option("--part", type=Words("PART,..."), help="Only these parts; --list names them."),
+    click.option("--k", type=_Numbers(), help="Numbers of neighbours to choose from."),
+    click.option("--labels", type=Words("N|N%,..."), help="Amounts of labels: so many a class, or a share of all."),
+    click.option("--json", "as_json", is_flag=True, help="Print the results as JSON."),
+    click.option(
+        "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_judgements, help="List the parts."
+    ),
 )

@@ -13,25 +13,28 @@ from diffcache.config import Pipeline
 if TYPE_CHECKING:
     from diffcache.experiments import HeadsResult
     from diffcache.experiments.results import Result
-    from diffcache.heads import PairedDifference, Run
 
 
 def print_heads(result: HeadsResult, pipeline: Pipeline) -> None:
-    """Every run, the best ones marked, and what they gain over raw pixels and over the linear head."""
+    """Every run, the best ones marked, and what they gain over raw pixels, over the linear head and by fusion."""
+    from diffcache.experiments import head_tables
+
     runs = [*([result.pixels] if result.pixels else []), *result.runs]
     top5 = any(run.top5 for run in runs)
     swept = any(run.sweep for run in runs)
-    columns = ["head", "setting", "block", *(["chosen of the sweep"] if swept else []), "valid.", "test top-1", "95 %",
+    columns = ["head", *(["preset"] if result.presets else []), "setting", "block",
+               *(["chosen of the sweep"] if swept else []), "valid.", "test top-1", "95 %",
                *(["top-5"] if top5 else []), "parameters", "epoch", "seconds", ""]  # fmt: skip
     table = plain_table(*columns, right=("valid.", "test top-1", "95 %", "top-5", "parameters", "epoch", "seconds"))
-    names = {} if pipeline.backbone.imported else block_names(pipeline.backbone.card)
+    names = head_tables.pipeline_blocks(pipeline)
     for run in runs:
-        best = "best linear" if run is result.best_linear else "best other" if run is result.best_other else ""
+        best = head_tables.best_text(run, result)
         table.add_row(
-            run.kind,
-            "raw pixels" if run is result.pixels else str(run.setting),
-            "" if run is result.pixels else names.get(run.setting.b, ""),
-            *([_chosen(run)] if swept else []),
+            head_tables.kind_text(run),
+            *([result.presets.get(run.id, "")] if result.presets else []),
+            head_tables.place_text(run),
+            head_tables.block_text(run, names),
+            *([head_tables.chosen_text(run)] if swept else []),
             percent(run.validation_top1),
             percent(run.top1.value),
             f"{percent(run.top1.low)}-{percent(run.top1.high)}",
@@ -47,14 +50,28 @@ def print_heads(result: HeadsResult, pipeline: Pipeline) -> None:
     name = pipeline.images.name
     click.echo(f"\n{name}: top-1 accuracy on {rows} test images, in %; the best are chosen on validation")
     echo(table_lines(table))
-    if (gain := result.gain_over_pixels()) is not None:
-        common = f", on the {gain.total:,} test images of both" if tested != [gain.total] else ""
-        alike = result.best_like_pixels
-        what = "best linear" if alike is None or alike is result.best_linear else f"linear on {alike.setting}"
-        click.echo(f"{what} over raw pixels: {_points(gain)}{common}")
-    if result.best_other is not None and (gain := result.gain_over_linear()) is not None:
-        click.echo(f"best other ({result.best_other.kind}) over best linear: {_points(gain)}")
+    for line in head_tables.gains(result):
+        click.echo(line)
     click.echo(f"runs: {pipeline.runs / pipeline.images.name}")
+
+
+def write_heads(result: HeadsResult, pipeline: Pipeline, *, command: str, some: bool) -> None:
+    """Write the results ``heads`` and ``fusion``, and say where.
+
+    Args:
+        result: what a command reached.
+        pipeline: whose results they are.
+        command: as typed.
+        some: whether only some heads or settings were asked for, so that their rows join those that are there.
+    """
+    from diffcache.experiments import head_tables
+    from diffcache.experiments.results import results_folder, write_result
+
+    if some:
+        result = head_tables.merged(pipeline, result)
+    written = [make(pipeline, result, command=command) for make in (head_tables.heads_table, head_tables.fusion_table)]
+    files = [write_result(results_folder(pipeline), table) for table in written if table is not None]
+    click.echo("written: " + ", ".join(f"{file.with_suffix('')}.csv, .json" for file in files))
 
 
 def print_result(result: Result, file: Path) -> None:
@@ -78,21 +95,3 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
-
-
-def _chosen(run: Run) -> str:
-    """``lr 0.001, weight_decay 0.1 (of 32)``; empty for a head that was trained alone."""
-    values = ", ".join(f"{name} {value:g}" for name, value in run.chosen.items())
-    return f"{values} (of {len(run.sweep)})" if values else ""
-
-
-def block_names(name: str | Path) -> dict[int, str]:
-    """Number to name of a card's blocks."""
-    from diffcache.backbones.blocks import card_blocks
-    from diffcache.backbones.card import load_card
-
-    return {block.number: block.name for block in card_blocks(load_card(name))}
-
-
-def _points(gain: PairedDifference) -> str:
-    return f"{100 * gain.value:+.2f} points (95 %: {100 * gain.low:+.2f} to {100 * gain.high:+.2f}, paired)"

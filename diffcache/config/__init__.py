@@ -5,7 +5,9 @@ heads. It is validated whole before any work starts; paths in it are relative to
 """
 
 from diffcache.config.checks import one_of
-from diffcache.config.reading import head_config, head_fields, head_sweep, load_pipeline, parse_pipeline
+from diffcache.config.fusing import in_short
+from diffcache.config.presets import PRESETS
+from diffcache.config.reading import ALL_PRESETS, head_config, head_fields, head_sweep, load_pipeline, parse_pipeline
 from diffcache.config.sets import SETS, SetConfig
 from diffcache.config.tables import (
     HEADS,
@@ -24,8 +26,10 @@ from diffcache.config.tables import (
 )
 
 __all__ = [
+    "ALL_PRESETS",
     "HEADS",
     "LINEAR",
+    "PRESETS",
     "SETS",
     "SPLITS",
     "SWEPT",
@@ -42,6 +46,7 @@ __all__ = [
     "head_config",
     "head_fields",
     "head_sweep",
+    "in_short",
     "load_pipeline",
     "one_of",
     "parse_pipeline",

@@ -7,22 +7,27 @@ import itertools
 import math
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffcache.config.checks import at_home, different, fail, file_path, name, number, one_of, text
+from diffcache.config.fusing import fused_settings
+from diffcache.config.presets import preset_values, with_presets
 from diffcache.config.sets import NEEDED, SETS, SetConfig
 from diffcache.config.tables import (
     HEAD_DEFAULTS,
     HEADS,
     MOST_SWEPT,
+    OF_BLOCKS,
     ONLY_FOR,
     SPLITS,
     SWEEP_DEFAULTS,
     SWEPT,
     TRAINED,
+    AblateConfig,
     BackboneConfig,
+    DrawsConfig,
     ExtractConfig,
     HeadConfig,
     HeadsConfig,
@@ -34,13 +39,17 @@ from diffcache.config.tables import (
 from diffcache.errors import ConfigError, MissingError, brief, nearest
 from diffcache.setting import Setting
 
+ALL_PRESETS = "heads.*.preset"
+"""Key of the override that names presets for every head of a pipeline that has them."""
+
 
 def load_pipeline(file: str | Path, overrides: Mapping[str, Any] | None = None) -> Pipeline:
     """Read and validate a pipeline file.
 
     Args:
         file: path of the TOML file.
-        overrides: values that replace the file's, by dotted key (``extract.t``, ``cache``).
+        overrides: values that replace the file's, by dotted key (``extract.t``, ``cache``), and presets of all
+            heads that have them (:data:`ALL_PRESETS`).
             Paths among them are relative to the working directory, not to the file.
 
     Raises:
@@ -63,6 +72,9 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
     """The pipeline that a parsed file describes; arguments and errors as :func:`load_pipeline`."""
     values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
     for dotted, value in (overrides or {}).items():
+        if dotted == ALL_PRESETS:
+            values["heads"] = with_presets(values.get("heads", {}), value, "--preset")
+            continue
         *outer, key = dotted.split(".")
         table = values
         for step in outer:
@@ -72,7 +84,7 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
         table[key] = at_home(value, dotted).absolute() if isinstance(value, Path) else value
 
     where = str(file)
-    _known(values, ("name", "cache", "runs", "results", "images", "backbone", "extract", "heads"), where)
+    _known(values, [field.name for field in dataclasses.fields(Pipeline) if field.name != "file"], where)
     backbone = values.get("backbone")
     imported = isinstance(backbone, Mapping) and backbone.get("imported") is not None
     for needed in ("images", "backbone") if imported else ("images", "backbone", "extract"):
@@ -100,24 +112,44 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
         backbone=network,
         extract=_extract(values.get("extract", {}), f"{where}: extract", folder, imported=imported),
         heads=heads,
+        ablate=_read(AblateConfig, values.get("ablate", {}), f"{where}: ablate", None),
+        draws=_read(DrawsConfig, values.get("draws", {}), f"{where}: draws", None),
     )
 
 
 def head_config(kind: str, values: Mapping[str, Any] | None = None, *, where: str = "heads") -> HeadConfig:
-    """A validated head of one kind; what ``values`` leaves out has that kind's default.
+    """A validated head of one kind; what ``values`` leaves out has its ``preset``'s value, or that kind's default.
 
     Raises:
-        ConfigError: an unknown kind, or a key or value that the kind does not take.
+        ConfigError: an unknown kind or preset, or a key or value that the kind does not take.
     """
     one_of(*HEADS)(kind, where)
-    values = dict(values or {})
+    values = _with_preset(kind, values or {}, where)
     for key in values:
         if kind not in ONLY_FOR.get(key, HEADS):
-            raise ConfigError(f"{where}.{key}: a {kind} head has no {key}; it is for {', '.join(ONLY_FOR[key])}")
+            instead = "name those to join with fuse" if key == "settings" else f"it is for {', '.join(ONLY_FOR[key])}"
+            raise ConfigError(f"{where}.{key}: a {kind} head has no {key}; {instead}")
+    if "fuse" in values:
+        values["settings"] = fused_settings(values.pop("fuse"), f"{where}.fuse")
     config = _read(HeadConfig, {**HEAD_DEFAULTS[kind], **values}, where, None, kind=kind)
-    if kind == "attention" and config.width % config.num_heads:
+    if not _has_blocks(config):
+        for key in OF_BLOCKS if kind == "fusion" else ():
+            if key in values:
+                raise ConfigError(f'{where}.{key}: join = "concat" is one linear layer; leave it out')
+    elif config.width % config.num_heads:
         raise ConfigError(f"{where}: width must be a multiple of num_heads, got {config.width} and {config.num_heads}")
     return config
+
+
+def _has_blocks(config: HeadConfig) -> bool:
+    """Whether a head has transformer blocks."""
+    return config.kind == "attention" or (config.kind == "fusion" and config.join == "attention")
+
+
+def _with_preset(kind: str, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Values of a head with those of the preset that they name; what they say themselves comes first."""
+    own = {key: value for key, value in values.items() if key != "preset"}
+    return {**preset_values(kind, values["preset"], f"{where}.preset"), **own} if "preset" in values else own
 
 
 def head_sweep(kind: str, values: Mapping[str, Any] | None = None, *, where: str = "heads") -> HeadSweep:
@@ -132,7 +164,8 @@ def head_sweep(kind: str, values: Mapping[str, Any] | None = None, *, where: str
         ConfigError: as :func:`head_config`; a list that is empty or holds a value twice.
     """
     one_of(*HEADS)(kind, where)
-    values = {**SWEEP_DEFAULTS.get(kind, {}), **(values or {})}
+    preset = (values or {}).get("preset")
+    values = {**SWEEP_DEFAULTS.get(kind, {}), **_with_preset(kind, values or {}, where)}
     lists = {name: values.pop(name) for name in SWEPT if isinstance(values.get(name), list | tuple)}
     lists = {name: different(number)(several, f"{where}.{name}") for name, several in lists.items()}
     count = math.prod(map(len, lists.values()))
@@ -145,7 +178,8 @@ def head_sweep(kind: str, values: Mapping[str, Any] | None = None, *, where: str
     return HeadSweep(
         tuple(
             head_config(kind, {**values, **dict(zip(lists, some, strict=True))}, where=where) for some in combinations
-        )
+        ),
+        preset=preset,
     )
 
 
@@ -154,7 +188,9 @@ def head_fields(config: HeadConfig) -> dict[str, Any]:
     return {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
-        if field.name != "settings" and config.kind in ONLY_FOR.get(field.name, HEADS)
+        if field.name != "settings"
+        and config.kind in ONLY_FOR.get(field.name, HEADS)
+        and (config.kind != "fusion" or field.name not in OF_BLOCKS or _has_blocks(config))
     }
 
 
@@ -178,7 +214,7 @@ def _images(values: dict[str, Any], where: str, folder: Path, *, imported: bool)
     if "format" in values and one_of("folder", "idx", *SETS)(values["format"], f"{where}.format") in SETS:
         whole = _image_set(values, where, folder)
         return ImagesConfig(name=name(values["name"], f"{where}.name"), splits={}, whole=whole)
-    _known(values, ("name", "format", "class_names", *SPLITS), where)
+    _known(values, ("name", "format", "class_names", "made_by", *SPLITS), where)
     splits = {}
     for split in SPLITS:
         if split not in values:
@@ -194,6 +230,7 @@ def _images(values: dict[str, Any], where: str, folder: Path, *, imported: bool)
         name=name(values["name"], f"{where}.name"),
         splits=splits,
         class_names=None if names is None else different(text)(names, f"{where}.class_names"),
+        made_by=text(values["made_by"], f"{where}.made_by") if "made_by" in values else None,
     )
 
 
@@ -221,9 +258,37 @@ def _heads(values: dict[str, Any], where: str) -> HeadsConfig:
         shared = {
             key: value for key, value in values.items() if key in shared_names and kind in ONLY_FOR.get(key, HEADS)
         }
-        heads.append(head_sweep(kind, {**shared, **_table(table, f"{where}.{kind}")}, where=f"{where}.{kind}"))
+        several = table if isinstance(table, list) else [table]
+        if not several:
+            raise fail(f"{where}.{kind}", "at least one table", table)
+        for i, one in enumerate(several):
+            place = f"{where}.{kind}" + (f"[{i}]" if len(several) > 1 else "")
+            heads += [head_sweep(kind, own, where=place) for own in _by_preset(kind, _table(one, place), shared, place)]
+    _require_different(heads, where)
     common = _read(HeadsConfig, {key: value for key, value in values.items() if key in own}, where, None)
     return dataclasses.replace(common, heads=tuple(heads))
+
+
+def _by_preset(kind: str, table: dict[str, Any], shared: Mapping[str, Any], where: str) -> Iterator[Mapping[str, Any]]:
+    """The values of a table's heads, one of each preset that it names; these come before what all heads share."""
+    if "preset" not in table:
+        yield {**shared, **table}
+        return
+
+    def known(name: Any, place: str) -> str:
+        preset_values(kind, name, place)
+        return str(name)
+
+    for preset in different(known)(table["preset"], f"{where}.preset"):
+        rest = {key: value for key, value in shared.items() if key not in preset_values(kind, preset, where)}
+        yield {**rest, **table, "preset": preset}
+
+
+def _require_different(heads: Sequence[HeadSweep], where: str) -> None:
+    """Raise ConfigError where two tables of one kind describe the same head on the same settings."""
+    for i, head in enumerate(heads):
+        if head in heads[:i]:
+            raise ConfigError(f"{where}.{head.kind}: two tables of the same values; leave one out, or change one")
 
 
 def _read(cls: type, values: Any, where: str, folder: Path | None, **fixed: Any) -> Any:

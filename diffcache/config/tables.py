@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from diffcache.config.checks import (
     checked,
     chosen_settings,
     condition,
+    different,
     file_path,
     flag,
     many,
     name,
     one_of,
     real,
+    setting,
     text,
     time_step,
     whole,
@@ -29,6 +31,9 @@ from diffcache.errors import ConfigError
 from diffcache.setting import SPANS, Setting, grid
 
 SPLITS = ("train", "test")
+
+JOINS = ("attention", "concat")
+"""Ways of joining the settings of a fusion head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +74,14 @@ class ImagesConfig:
             empty where ``whole`` is given.
         class_names: names of the classes in label order, where the files do not tell them.
         whole: the set in the layout of its authors, which tells its own splits.
+        made_by: the command that writes the files, where they are not downloaded; for the error line that lacks them.
     """
 
     name: str
     splits: Mapping[str, SplitConfig]
     class_names: tuple[str, ...] | None = None
     whole: SetConfig | None = None
+    made_by: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,10 +166,12 @@ class HeadConfig:
     """A head and how it is trained. Fields that a kind of head does not have are refused for it.
 
     Attributes:
-        kind: ``linear``, ``mlp``, ``cnn`` or ``attention``, trained by gradient steps; ``logistic``, a linear
-            head fitted by L-BFGS; or ``ridge``, one fitted in closed form.
+        kind: ``linear``, ``mlp``, ``cnn`` or ``attention``, trained by gradient steps; ``fusion``, one head on
+            several settings at once; ``logistic``, a linear head fitted by L-BFGS; or ``ridge``, one fitted in closed
+            form.
         settings: which settings to train it on: ``"all"``, ``"best"`` (the setting on which the
-            linear head has the best validation accuracy) or a list.
+            linear head has the best validation accuracy) or a list. Of ``fusion``, whose table names them by
+            ``fuse``, those that are joined: ``"all"`` or a list.
         epochs: passes over the training rows, at most.
         batch_size: rows a step.
         optimizer: ``adamw`` or ``sgd``.
@@ -180,12 +189,15 @@ class HeadConfig:
         order_seed: seed of the order of batches.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         device: where to train.
+        join: how ``fusion`` joins its settings: ``attention`` over the positions of all maps, or ``concat``, a linear
+            layer on all values side by side.
         hidden: width of the hidden layers of ``mlp``; channels of ``cnn``.
         depth: hidden layers of ``mlp``, convolutions of ``cnn``, transformer blocks of ``attention``.
         dropout: on the hidden layers of ``mlp``, ``cnn`` and ``attention``.
         width: width of a token of ``attention``.
         num_heads: attention heads a block of ``attention``.
-        mlp_ratio: hidden width of a transformer block over ``width``.
+        mlp_ratio: hidden width of a transformer block over ``width``; like ``depth``, ``dropout``, ``width`` and
+            ``num_heads`` also of ``fusion`` that joins by attention.
         l2: weight of the penalty of ``logistic`` and ``ridge``: they minimise the mean loss of a row plus
             ``l2 / 2`` times the sum of squared weights; scikit-learn's ``C`` is 1 / (rows l2), its ``alpha`` rows l2.
         iterations: of ``logistic``, at most.
@@ -210,6 +222,7 @@ class HeadConfig:
     order_seed: int = checked(whole(0, 2**63 - 1), 0)
     precision: str = checked(one_of(AUTO, "fp32", "bf16", "fp16"), "fp32")
     device: str = checked(text, AUTO)
+    join: str = checked(one_of(*JOINS), JOINS[0])
     hidden: int = checked(whole(1, 1_000_000), 512)
     depth: int = checked(whole(1, 1_000), 1)
     dropout: float = checked(real(0, 0.99), 0.0)
@@ -220,7 +233,7 @@ class HeadConfig:
     iterations: int = checked(whole(1, 100_000), 100)
 
 
-TRAINED = ("linear", "mlp", "cnn", "attention")
+TRAINED = ("linear", "mlp", "cnn", "attention", "fusion")
 """Heads trained by gradient steps; the others are fitted."""
 
 LINEAR = ("linear", "logistic", "ridge")
@@ -245,18 +258,25 @@ ONLY_FOR = {
     "l2": ("logistic", "ridge"),
     "iterations": ("logistic",),
     "hidden": ("mlp", "cnn"),
-    "depth": ("mlp", "cnn", "attention"),
-    "dropout": ("mlp", "cnn", "attention"),
-    "width": ("attention",),
-    "num_heads": ("attention",),
-    "mlp_ratio": ("attention",),
+    "depth": ("mlp", "cnn", "attention", "fusion"),
+    "dropout": ("mlp", "cnn", "attention", "fusion"),
+    "width": ("attention", "fusion"),
+    "num_heads": ("attention", "fusion"),
+    "mlp_ratio": ("attention", "fusion"),
+    "settings": ("linear", "mlp", "cnn", "attention", "logistic", "ridge"),
+    "join": ("fusion",),
+    "fuse": ("fusion",),
 }
+
+OF_BLOCKS = ("depth", "dropout", "width", "num_heads", "mlp_ratio")
+"""Fields of transformer blocks, which a fusion head has only where it joins by attention."""
 
 HEAD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "linear": {"settings": "all"},
     "mlp": {"depth": 1, "hidden": 512, "dropout": 0.3},
     "cnn": {"depth": 2, "hidden": 128, "dropout": 0.3},
     "attention": {"depth": 2, "width": 128, "num_heads": 8, "dropout": 0.1},
+    "fusion": {"settings": "all", "depth": 2, "width": 128, "num_heads": 8, "dropout": 0.1},
     "logistic": {},
     "ridge": {},
 }
@@ -282,9 +302,11 @@ class HeadSweep:
 
     Attributes:
         heads: every combination of the values, the last swept field varying fastest; at least one.
+        preset: name of the preset that their table names, to be shown; the values alone make a head what it is.
     """
 
     heads: tuple[HeadConfig, ...]
+    preset: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse heads that no grid makes: what a run is known by is the grid."""
@@ -318,7 +340,7 @@ class HeadSweep:
 
     def replaced(self, **fields: Any) -> HeadSweep:
         """The same sweep with some fields of all its heads replaced."""
-        return HeadSweep(tuple(replace(head, **fields) for head in self.heads))
+        return replace(self, heads=tuple(replace(head, **fields) for head in self.heads))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,12 +352,40 @@ class HeadsConfig:
         validation: share of each class's training images that is held out to choose by.
         split_seed: seed of that choice.
         pixels: whether the linear head is also trained on raw pixels, to compare with.
+        tensorboard: whether runs also get event files of their epochs; no part of what a run is.
     """
 
     heads: tuple[HeadSweep, ...] = ()
     validation: float = checked(real(0, 0.9, above=True), 0.1)
     split_seed: int = checked(whole(0, 2**63 - 1), 0)
     pixels: bool = checked(flag, False)
+    tensorboard: bool = checked(flag, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateConfig:
+    """What ``ablate`` adds to the grid and the heads.
+
+    Attributes:
+        seeds: of the initial weights and of dropout; every head that has a seed is trained from each.
+    """
+
+    seeds: tuple[int, ...] = checked(different(whole(0, 2**63 - 1)), (0, 1, 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawsConfig:
+    """What ``draws`` measures.
+
+    Attributes:
+        settings: the linear head is trained on each, in every arm.
+        epochs: of every arm; with fresh noise the network runs once in each.
+        seeds: of the heads.
+    """
+
+    settings: tuple[Setting, ...] = checked(different(setting), ())
+    epochs: int = checked(whole(1, 100_000), 12)
+    seeds: tuple[int, ...] = checked(different(whole(0, 2**63 - 1)), (0, 1, 2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,3 +409,5 @@ class Pipeline:
     backbone: BackboneConfig
     extract: ExtractConfig
     heads: HeadsConfig
+    ablate: AblateConfig
+    draws: DrawsConfig

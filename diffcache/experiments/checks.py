@@ -5,11 +5,13 @@ from __future__ import annotations
 from diffcache.backbones import check_setting, load_card
 from diffcache.backbones.blocks import card_blocks
 from diffcache.cache.exchange.importing import IMPORTED
-from diffcache.config import SPLITS, Pipeline
+from diffcache.config import SPLITS, Pipeline, in_short
 from diffcache.errors import ConfigError, HeadError, SettingError
 from diffcache.experiments.needs import evaluated, head_settings
 from diffcache.heads import stratified_split
+from diffcache.heads.fusion import check_fusion
 from diffcache.heads.models import CNN_SIDE, check_fit, fits
+from diffcache.heads.runs.tensorboard import require_tensorboard
 from diffcache.images import ImageSource
 
 
@@ -20,9 +22,12 @@ def check_heads(pipeline: Pipeline) -> None:
         ConfigError: it names no heads.
         SettingError: a setting that the backbone does not have, or at another draw than heads are evaluated on.
         HeadError: a head that does not fit one of its settings.
+        DependencyError: event files are asked for, and TensorBoard is not installed.
     """
     if not pipeline.heads.heads:
         raise ConfigError(f"{pipeline.file}: no heads; add a table such as [heads.linear]")
+    if pipeline.heads.tensorboard:
+        require_tensorboard()
     if pipeline.backbone.imported is not None:
         for setting in head_settings(pipeline):
             if setting != IMPORTED:
@@ -36,6 +41,9 @@ def check_heads(pipeline: Pipeline) -> None:
         head = sweep.heads[0]  # whether a head fits does not depend on what is swept
         settings = sorted(evaluated(pipeline)) if isinstance(head.settings, str) else head.settings
         shapes = {setting: blocks[setting.b - 1].pooled_shape(setting.pool) for setting in settings}
+        if head.kind == "fusion":
+            check_fusion(head, list(shapes.values()), where=in_short(shapes))
+            continue
         if head.settings != "best":
             for setting, shape in shapes.items():
                 check_fit(head, shape=shape, where=str(setting))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from diffcache.backbones import load_card
 from diffcache.cache import Cache, Features, Store, open_cache
@@ -15,6 +16,9 @@ from diffcache.experiments.imported import imported_stores, require_head_fits
 from diffcache.experiments.recipes import PIXELS, acting_recipe, chosen_recipe, holds, pixels_recipe, split_settings
 from diffcache.recipe import Recipe
 from diffcache.setting import Setting
+
+if TYPE_CHECKING:
+    from diffcache.heads.data.fused import FusedFeatures
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,20 @@ class FeatureSet:
         stores = self.pixels if setting == PIXELS and self.pixels is not None else self.stores
         train, test = (open_features(stores[split], setting) for split in SPLITS)
         return train, test
+
+    def fused(self, settings: Sequence[Setting]) -> tuple[FusedFeatures, FusedFeatures]:
+        """Training and test features of several settings side by side, for a fusion head."""
+        from diffcache.heads.data.fused import FusedFeatures
+
+        train, test = zip(*map(self.pair, settings), strict=True)
+        return FusedFeatures(train), FusedFeatures(test)
+
+    def fused_draws(self, settings: Sequence[Setting], *, count: int) -> tuple[FusedFeatures, ...]:
+        """Draws 1 to ``count - 1`` of the training features of several settings side by side."""
+        from diffcache.heads.data.fused import FusedFeatures
+
+        by_draw = zip(*(self.draws(setting, count=count) for setting in settings), strict=True)
+        return tuple(map(FusedFeatures, by_draw))
 
     def draws(self, setting: Setting, *, count: int) -> tuple[Features, ...]:
         """Draws 1 to ``count - 1`` of a setting's training features; there are none of raw pixels."""

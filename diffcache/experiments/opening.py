@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from diffcache.backbones import Card, load_card
 from diffcache.config import SPLITS, Pipeline
-from diffcache.errors import ConfigError, ImageError
+from diffcache.errors import ConfigError, ImageError, MissingError
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.images import ImageSource, open_set, open_split
 
@@ -39,7 +39,12 @@ def _open_splits(pipeline: Pipeline) -> dict[str, ImageSource]:
     for split in SPLITS:
         if split not in pipeline.images.splits:  # of imported features
             raise ConfigError(f"{pipeline.file}: the table [images.{split}] is missing, so the images are unknown")
-        source = open_split(pipeline.images.splits[split], class_names=names)
+        try:
+            source = open_split(pipeline.images.splits[split], class_names=names)
+        except MissingError as error:
+            if pipeline.images.made_by is None:
+                raise
+            raise MissingError(f"{error}; `{pipeline.images.made_by}` writes them") from None
         names = source.class_names
         sources[split] = source
     return sources

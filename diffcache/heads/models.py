@@ -5,37 +5,25 @@ Logistic regression and ridge are linear heads too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffcache.config import HEADS, LINEAR, HeadConfig
+from diffcache.config.tables import OF_BLOCKS
 from diffcache.errors import HeadError, nearest
+from diffcache.heads.fusion import FusedAttentionHead, check_fusion
+from diffcache.heads.layers import Dropout, TransformerBlock
 
 CNN_SIDE = 4
 """Smallest side of a map that the CNN takes: below it a 3x3 convolution sees mostly its padding."""
 
 RIDGE_SIZE = 16_384
 """Values of a row, at most, that ridge solves for: it takes about 32 bytes times the square of them."""
-
-
-class Dropout(nn.Module):
-    """Zeroes a share of the values while it is trained, and scales the others up (1207.0580).
-
-    PyTorch's own draws other masks for a head alone than for heads in one model, on a GPU; this one the same.
-    """
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not self.share:
-            return x
-        keep = 1 - self.share
-        return x * torch.empty(x.shape, dtype=x.dtype, device=x.device).bernoulli_(keep).div_(keep)
 
 
 class LinearHead(nn.Sequential):
@@ -106,7 +94,8 @@ class AttentionHead(nn.Module):
         self.positions = nn.Parameter(torch.empty(1, height * breadth + 1, width))
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
-            _Block(width, num_heads=num_heads, hidden=round(width * mlp_ratio), dropout=dropout) for _ in range(depth)
+            TransformerBlock(width, num_heads=num_heads, hidden=round(width * mlp_ratio), dropout=dropout)
+            for _ in range(depth)
         )
         self.norm_out = nn.LayerNorm(width)
         self.classify = nn.Linear(width, classes)
@@ -122,30 +111,14 @@ class AttentionHead(nn.Module):
         return self.classify(self.norm_out(tokens[:, 0]))
 
 
-class _Block(nn.Module):
-    """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(self, width: int, *, num_heads: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.norm_1 = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.norm_2 = nn.LayerNorm(width)
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, width)
-        self.dropout = Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, tokens, width = x.shape
-        qkv = self.qkv(self.norm_1(x)).view(n, tokens, 3, self.num_heads, width // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, width)
-        x = x + self.dropout(self.out(mixed))
-        return x + self.dropout(self.down(F.gelu(self.up(self.norm_2(x)))))
-
-
-def build_head(config: HeadConfig, *, shape: tuple[int, int, int], classes: int, where: str = "features") -> nn.Module:
+def build_head(
+    config: HeadConfig,
+    *,
+    shape: tuple[int, int, int],
+    classes: int,
+    where: str = "features",
+    parts: Sequence[tuple[int, int, int]] = (),
+) -> nn.Module:
     """A head on the CPU with the initial weights that ``config.seed`` decides.
 
     The weights are PyTorch's defaults, and a normal of deviation 0.02 for tokens and positions.
@@ -156,6 +129,7 @@ def build_head(config: HeadConfig, *, shape: tuple[int, int, int], classes: int,
         shape: (C, H, W) of one row of features.
         classes: number of classes.
         where: the setting of the features, for errors.
+        parts: for ``fusion``: (C, H, W) of each setting's map; a row holds their values one after the other.
 
     Returns:
         A module from float (n, C, H, W) to logits (n, classes).
@@ -163,25 +137,20 @@ def build_head(config: HeadConfig, *, shape: tuple[int, int, int], classes: int,
     Raises:
         HeadError: the head does not fit features of this shape.
     """
-    check_fit(config, shape=shape, where=where, classes=classes)
+    check_fit(config, shape=shape, where=where, classes=classes, parts=parts)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: it would seed the GPUs too, and those are not restored here.
         torch.default_generator.manual_seed(config.seed)
-        if config.kind in LINEAR:
+        if config.kind in LINEAR or (config.kind == "fusion" and config.join == "concat"):
             return LinearHead(shape, classes)
         if config.kind == "mlp":
             return MlpHead(shape, classes, hidden=config.hidden, depth=config.depth, dropout=config.dropout)
         if config.kind == "cnn":
             return CnnHead(shape, classes, hidden=config.hidden, depth=config.depth, dropout=config.dropout)
-        return AttentionHead(
-            shape,
-            classes,
-            width=config.width,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            mlp_ratio=config.mlp_ratio,
-            dropout=config.dropout,
-        )
+        of_blocks: dict[str, Any] = {name: getattr(config, name) for name in OF_BLOCKS}
+        if config.kind == "fusion":
+            return FusedAttentionHead(parts, classes, **of_blocks, normalize=not config.standardize)
+        return AttentionHead(shape, classes, **of_blocks)
 
 
 def parameter_count(head: nn.Module) -> int:
@@ -196,14 +165,26 @@ def fits(config: HeadConfig, shape: tuple[int, int, int]) -> bool:
     return config.kind != "cnn" or min(shape[1:]) >= CNN_SIDE
 
 
-def check_fit(config: HeadConfig, *, shape: tuple[int, int, int], where: str, classes: int = 2) -> None:
-    """Raise HeadError unless the head can be put on features of shape (C, H, W), with so many classes."""
+def check_fit(
+    config: HeadConfig,
+    *,
+    shape: tuple[int, int, int],
+    where: str,
+    classes: int = 2,
+    parts: Sequence[tuple[int, int, int]] = (),
+) -> None:
+    """Raise HeadError unless the head can be put on features of shape (C, H, W), with so many classes.
+
+    ``parts`` are the shapes of the maps that a fusion head joins.
+    """
     if config.kind not in HEADS:
         raise HeadError(f"{where}: unknown kind of head {config.kind!r}; {nearest(config.kind, HEADS)}")
     if classes < 2:
         raise HeadError(f"{config.kind} head on {where}: expected at least 2 classes, got {classes}")
     if len(shape) != 3 or min(shape) < 1:
         raise HeadError(f"{config.kind} head on {where}: expected features of shape (C, H, W), got {tuple(shape)}")
+    if config.kind == "fusion":
+        check_fusion(config, parts, where=where)
     if config.kind == "ridge" and not fits(config, shape):
         raise HeadError(
             f"ridge head on {where}: expected rows of at most {RIDGE_SIZE:,} values, as many as it solves equations, "

@@ -25,16 +25,20 @@ from diffcache.heads.data.features import (
     check_draws,
     check_pair,
     describe,
+    describe_part,
     map_shape,
     marks_notice,
     usable_rows,
 )
+from diffcache.heads.data.fresh import Fresh
+from diffcache.heads.data.fused import FusedFeatures, check_fused, name_of, part_shapes, parts_of
 from diffcache.heads.data.order import GroupedOrder, machine_memory, order_for
 from diffcache.heads.data.passes import Passes
 from diffcache.heads.data.split import Split, stratified_split
 from diffcache.heads.data.standardize import Scaling
 from diffcache.heads.data.statistics import Statistics, feature_statistics
 from diffcache.heads.evaluation import TOP5_ABOVE, in_top, proportion
+from diffcache.heads.fusion import token_count
 from diffcache.heads.models import build_head, parameter_count
 from diffcache.heads.runs.files import drop_drafts, write_arrays, write_json
 from diffcache.heads.runs.run import (
@@ -84,9 +88,11 @@ def train_sweep(
     *,
     runs: Path,
     draws: Sequence[Features] = (),
+    fresh: Fresh | None = None,
     validation: float = 0.1,
     split_seed: int = 0,
     backbone: str | None = None,
+    weights: Path | None = None,
     save_seconds: float = 5.0,
     on_event: OnEvent = ignore,
 ) -> Run:
@@ -98,16 +104,19 @@ def train_sweep(
     validated nor tested on.
 
     Args:
-        train: features to train and to validate on, rows of shape (C, H, W); at draw 0 where there are draws.
+        train: features to train and to validate on, rows of shape (C, H, W); at draw 0 where there are draws. For
+            a fusion head, and only for one, :class:`diffcache.heads.data.fused.FusedFeatures`; test and draws too.
         test: features to test on.
         sweep: the heads, and how to train them.
         runs: folder of the runs; the run's own is made in it.
         draws: draws 1, 2, ... of the training features, in order. In each epoch each training row is
             taken from ``train`` or from one of these, at random; a fitted head is fitted to all of them.
             Validation and statistics use ``train``.
+        fresh: makes the training rows' features new in every epoch, in place of draws; for heads trained by steps.
         validation: share of each class's training rows to validate on, in (0, 1).
         split_seed: seed of that choice.
         backbone: name of the network, for the record; by default the recipe's kind of network.
+        weights: file of its weights, for the record, so that it is found again; the recipe holds its hash.
         save_seconds: least time between two writings of the state to go on from.
         on_event: told of progress, an epoch at a time.
 
@@ -119,9 +128,13 @@ def train_sweep(
         DeviceError: the device or precision is not there, or its memory does not hold the heads.
     """
     config = sweep.heads[0]
-    where = f"{config.kind} on {train.setting}"
+    where = f"{config.kind} on {name_of(train)}"
+    check_fused(train, test, draws, fuses=config.kind == "fusion")
     check_pair(train, test)
     check_draws(train, draws)
+    if fresh is not None and (draws or config.kind not in TRAINED):
+        what = "draws" if draws else f"a {config.kind} head, which is fitted"
+        raise HeadError(f"{where}: fresh features in every epoch cannot be had with {what}")
     device = resolve_device(config.device)
     require_values(device)
     precision = resolve_precision(config.precision, device) if config.kind in TRAINED else "fp32"
@@ -129,7 +142,11 @@ def train_sweep(
     identity = run_identity(
         train, test, sweep, draws=draws, order=order, precision=precision, validation=validation, split_seed=split_seed
     )
-    folder = Path(runs) / train.images / run_id(config.kind, train.setting, identity)
+    if fresh is not None:
+        identity["fresh"] = fresh.plain()
+    joined = len(parts_of(train))
+    named = train.setting if joined == 1 else f"{joined}-settings"
+    folder = Path(runs) / train.images / run_id(config.kind, named, identity)
     if is_complete(folder):
         return load_run(folder, reused=True)
 
@@ -161,10 +178,12 @@ def train_sweep(
             statistics = feature_statistics(train, split.train, where=where) if config.standardize else None
             scaling = Scaling(statistics, device=device)
             rows = _Rows(train, draws, split, config, heads=len(members), order=order, scaling=scaling, device=device)
-            fit = _fit(members, rows, precision=precision, where=where)
+            fit = _fit(members, rows, precision=precision, where=where, fresh=fresh)
             session.run(fit)
             record = _record(train, sweep, identity, members=members, precision=precision, split=split)
             record["backbone"] = backbone if backbone is not None else train.recipe.backbone
+            if weights is not None:
+                record["weights_file"] = str(weights)
             _finish(session, members, rows, test=test, statistics=statistics, precision=precision, record=record)
     return load_run(folder)
 
@@ -200,12 +219,17 @@ def run_identity(
         "validation": validation,
         "split_seed": split_seed,
     }
+    if isinstance(train, FusedFeatures):
+        for side, features in (("train", train), ("test", test)):
+            identity[side]["fused"] = list(map(describe_part, parts_of(features)))
     if draws:
         every = (train, *draws)
         identity["draws"] = {"count": len(every), "settings": [str(features.setting) for features in every]}
         if any(features.derived_from is not None for features in every):
             sources = [features.derived_from for features in every]
             identity["draws"]["derived_from"] = [None if source is None else str(source) for source in sources]
+        if isinstance(train, FusedFeatures):
+            identity["draws"]["fused"] = [list(map(describe_part, parts_of(features))) for features in every]
     if order is not None:
         identity["order"] = order.plain()
     return identity
@@ -217,7 +241,7 @@ def _check_memory(sweep: HeadSweep, train: Features, *, where: str, device: torc
     if device.type != "cpu" or (heads == 1 and kind in TRAINED):
         return
     with torch.device("meta"):
-        head = build_head(sweep.heads[0], shape=map_shape(train), classes=len(train.class_names), where=where)
+        head = _built(sweep.heads[0], train)
     needed, memory = heads * parameter_count(head) * _PARAMETER_BYTES.get(kind, _TRAINED_BYTES), machine_memory()
     if kind == "ridge":
         needed += _RIDGE_BYTES * int(np.prod(map_shape(train))) ** 2
@@ -229,14 +253,20 @@ def _check_memory(sweep: HeadSweep, train: Features, *, where: str, device: torc
 
 
 def _built(config: HeadConfig, train: Features) -> nn.Module:
-    return build_head(config, shape=map_shape(train), classes=len(train.class_names), where=str(train.setting))
+    return build_head(
+        config,
+        shape=map_shape(train),
+        classes=len(train.class_names),
+        where=name_of(train),
+        parts=part_shapes(train) if config.kind == "fusion" else (),
+    )
 
 
 def _work(members: Sequence[Member], train: Features, *, rows: int) -> int:
     """Multiplications of a step, about: what decides how many threads are worth their while."""
     config = members[0].config
-    _, height, width = map_shape(train)
-    positions = height * width if config.kind in ("cnn", "attention") else 1
+    by_position = config.kind in ("cnn", "attention") or (config.kind == "fusion" and config.join == "attention")
+    positions = token_count(part_shapes(train)) if by_position else 1
     step = min(config.batch_size, rows) if config.kind in TRAINED else rows
     return len(members) * parameter_count(members[0].head) * positions * step
 
@@ -260,7 +290,8 @@ class _Rows:
         self._order, self._scaling, self._device = order, scaling, device
         size, classes = int(np.prod(map_shape(train))), len(train.class_names)
         # What heads with layers between make of a row is about as large as the row itself, for each of them.
-        shown = heads * (classes if config.kind in LINEAR else max(size, classes))
+        flat = config.kind in LINEAR or (config.kind == "fusion" and config.join == "concat")
+        shown = heads * (classes if flat else max(size, classes))
         self._looking = max(1, min(1024, _EVALUATION_BYTES // (4 * max(size, shown))))
         self.held_out = self.looked_at(train, split.validation)
 
@@ -286,7 +317,7 @@ class _Rows:
         return Passes(every, piece_rows=piece_rows(heads=heads, classes=len(self.train.class_names)))
 
 
-def _fit(members: Sequence[Member], rows: _Rows, *, precision: str, where: str) -> Fit:
+def _fit(members: Sequence[Member], rows: _Rows, *, precision: str, where: str, fresh: Fresh | None) -> Fit:
     kind = members[0].config.kind
     if kind in TRAINED:
         return Trainer(
@@ -296,6 +327,7 @@ def _fit(members: Sequence[Member], rows: _Rows, *, precision: str, where: str) 
             device=rows.held_out.device,
             precision=precision,
             where=where,
+            fresh=fresh,
         )
     way = LogisticFit if kind == "logistic" else RidgeFit
     return way(members, train=rows.passes(heads=len(members)), validation=rows.held_out, where=where)
@@ -317,6 +349,7 @@ def _record(
         "images": train.images,
         "setting": str(train.setting),
         "shape": list(map_shape(train)),
+        **(_fused_record(train) if isinstance(train, FusedFeatures) else {}),
         "class_names": list(train.class_names),
         "head": _fields(best_member(members).config, precision),
         "validation": {
@@ -325,20 +358,32 @@ def _record(
             "rows": len(split.validation),
         },
         "features": {"train": identity["train"], "test": identity["test"]},
-        **({"draws": identity["draws"]} if "draws" in identity else {}),
+        **{name: identity[name] for name in ("draws", "fresh") if name in identity},
         "recipe": train.recipe.plain(),
         "parameters": parameter_count(members[0].head),
+    }
+
+
+def _fused_record(train: FusedFeatures) -> dict[str, Any]:
+    """What ``run.json`` says of the parts of fused features: settings, shapes, and recipes where these differ."""
+    recipes = {part.fingerprint: part.recipe.plain() for part in train.parts}
+    return {
+        "fused": {
+            "settings": [str(part.setting) for part in train.parts],
+            "shapes": [list(shape) for shape in part_shapes(train)],
+            **({"recipes": recipes} if len(recipes) > 1 else {}),
+        }
     }
 
 
 def _remarks(train: Features, test: Features, draws: Sequence[Features]) -> list[str]:
     """What is worth saying of the features before they are trained on; the same lines for every head of them."""
     lines = []
-    sources = [features.derived_from for features in (train, test, *draws)]
+    sources = [part.derived_from for features in (train, test, *draws) for part in parts_of(features)]
     derived = sorted({source for source in sources if source is not None})
     if derived:
         shown = " and ".join(map(str, derived[:2])) + (f" and {len(derived) - 2} more" if len(derived) > 2 else "")
-        lines.append(f"{train.images} {train.setting}: the features are derived, averaged from the stored {shown}")
+        lines.append(f"{train.images} {name_of(train)}: the features are derived, averaged from the stored {shown}")
     marked = marks_notice(train, test)
     return lines if marked is None else [*lines, marked]
 

@@ -14,8 +14,8 @@ from diffcache.cache import Samples, Store
 from diffcache.cache.layout import sized
 from diffcache.cache.tidying.removal import remove_settings
 from diffcache.cli import main
-from diffcache.cli.results import block_names
 from diffcache.cli.stores import named_folders
+from diffcache.experiments.head_tables import block_names
 from tests.cache.toy import LARGE, OTHER, SMALL, create, fill, recipe, samples, values
 from tests.cli.runs import write_run
 

@@ -192,6 +192,12 @@ def describe(features: Features) -> dict[str, Any]:
     return plain
 
 
+def describe_part(features: Features) -> dict[str, Any]:
+    """What of one setting's features decides a fusion head's training, but for the samples, as plain values."""
+    plain = {"setting": str(features.setting), "fingerprint": features.fingerprint}
+    return plain if features.derived_from is None else {**plain, "derived_from": str(features.derived_from)}
+
+
 def map_shape(features: Features) -> tuple[int, int, int]:
     """Shape of one row: (C, H, W)."""
     _, channels, height, width = features.shape

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,11 @@ class Scaling:
 
 
 class StandardizedHead(nn.Module):
-    """A head with its standardisation inside: features as stored, (n, C, H, W), to logits (n, classes)."""
+    """A head with its standardisation inside: features as stored, (n, C, H, W), to logits (n, classes).
+
+    A fusion head takes a list of maps, one of each setting in the order of the run's settings, or what
+    :class:`diffcache.heads.data.fused.FusedFeatures` gathers of them, (n, D, 1, 1).
+    """
 
     mean: Tensor
     scale: Tensor
@@ -40,6 +46,8 @@ class StandardizedHead(nn.Module):
             self.register_buffer("mean", torch.from_numpy(statistics.mean))
             self.register_buffer("scale", torch.from_numpy(statistics.deviation).reciprocal())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+        if not isinstance(x, Tensor):
+            x = torch.cat([one.to(torch.float32).flatten(1) for one in x], dim=1)[:, :, None, None]
         x = x.to(torch.float32)
         return self.head((x - self.mean) * self.scale if self.standardizes else x)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffcache.config import SWEPT, HeadConfig, head_config
+from diffcache.config import SWEPT, HeadConfig, head_config, in_short
 from diffcache.errors import HeadError, MissingError
 from diffcache.heads.evaluation import PairedDifference, Proportion, paired_difference
 from diffcache.recipe import canonical_json
@@ -116,10 +116,34 @@ class Run:
         channels, height, width = self.record["shape"]
         return channels, height, width
 
+    @property
+    def values(self) -> int:
+        """Numbers in a row of features."""
+        return math.prod(self.shape)
+
+    @property
+    def parts(self) -> tuple[tuple[int, int, int], ...]:
+        """(C, H, W) of each setting's map; a row of a fusion head's features holds their values one after the other."""
+        if "fused" not in self.record:
+            return (self.shape,)
+        return tuple((channels, height, width) for channels, height, width in self.record["fused"]["shapes"])
+
     @cached_property
     def setting(self) -> Setting:
-        """Which features."""
+        """Which features; of several the first."""
         return Setting.parse(self.record["setting"])
+
+    @cached_property
+    def settings(self) -> tuple[Setting, ...]:
+        """Which features: one setting, or those that a fusion head joins, in order."""
+        if "fused" not in self.record:
+            return (self.setting,)
+        return tuple(map(Setting.parse, self.record["fused"]["settings"]))
+
+    @property
+    def place(self) -> str:
+        """The setting as text, or all of them in short: ``t10,30/b6,7/pool4``."""
+        return in_short(self.settings)
 
     @cached_property
     def config(self) -> HeadConfig:
@@ -206,11 +230,19 @@ class Run:
             ) from None
 
     def head(self) -> StandardizedHead:
-        """The trained head on the CPU in evaluation mode: features as stored (n, C, H, W) to logits (n, classes)."""
+        """The trained head on the CPU in evaluation mode: features as stored (n, C, H, W) to logits (n, classes).
+
+        A fusion head takes a list of maps, those of each of :attr:`settings` in order.
+        """
         from diffcache.heads.runs.weights import read_weights
 
         return read_weights(
-            self.path / WEIGHTS, self.config, shape=self.shape, classes=len(self.class_names), where=str(self.setting)
+            self.path / WEIGHTS,
+            self.config,
+            shape=self.shape,
+            classes=len(self.class_names),
+            where=self.place,
+            parts=self.parts,
         )
 
     def difference(self, other: Run, *, only_common: bool = False) -> PairedDifference:
@@ -228,8 +260,11 @@ class Run:
         return paired_difference(a.correct, b.correct, ids_a=a.ids, ids_b=b.ids, only_common=only_common)
 
 
-def run_id(kind: str, setting: Setting, identity: Mapping[str, Any]) -> str:
-    """A folder's name: head, setting, and 12 digits of the hash of all that decides the result."""
+def run_id(kind: str, setting: Setting | str, identity: Mapping[str, Any]) -> str:
+    """A folder's name: head, setting, and 12 digits of the hash of all that decides the result.
+
+    A fusion head's settings are too many for a name: ``setting`` is then how many there are, ``8-settings``.
+    """
     digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()
     return f"{kind}-{str(setting).replace('/', '-')}-{digest[:12]}"
 
@@ -277,6 +312,8 @@ def load_run(path: str | Path, *, reused: bool = False) -> Run:
 def _check(run: Run) -> None:
     """Whether what a run says of itself can be used; raises nearly anything where not."""
     _ = run.setting, run.config, run.shape
+    if len(run.parts) != len(run.settings) or (run.kind == "fusion") != (len(run.parts) > 1):
+        raise ValueError("its settings are not those of its kind of head")
     if "sweep" in run.record:
         _check_sweep(run)
     shares = [share for proportion in (run.top1, run.top5) if proportion for share in asdict(proportion).values()]

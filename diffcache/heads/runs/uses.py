@@ -33,7 +33,7 @@ class Source:
 
 
 def sources(run: Run) -> tuple[Source, ...]:
-    """Where a run's features came from: training, then test.
+    """Where a run's features came from: training, then test; of a fusion head one for each store.
 
     Raises:
         HeadError: its record does not say so.
@@ -42,6 +42,9 @@ def sources(run: Run) -> tuple[Source, ...]:
         found = []
         for role in ("train", "test"):
             said = run.record["features"][role]
+            if "fused" in run.record:
+                found += _fused_sources(run, role)
+                continue
             images, split, fingerprint = (said[name] for name in ("images", "split", "fingerprint"))
             if not all(isinstance(text, str) for text in (images, split, fingerprint)):
                 raise TypeError("a name is no text")
@@ -58,6 +61,22 @@ def sources(run: Run) -> tuple[Source, ...]:
             f"folder to train it again"
         ) from None
     return tuple(found)
+
+
+def _fused_sources(run: Run, role: str) -> list[Source]:
+    """The stores of a fusion head's features, one or several of a split; may raise nearly anything."""
+    said = run.record["features"][role]
+    draws = (run.record.get("draws") or {}).get("fused", []) if role == "train" else []
+    parts = [part for draw in draws for part in draw]
+    by_store: dict[str, list[Setting]] = {}
+    for part in parts or said["fused"]:
+        by_store.setdefault(part["fingerprint"], []).append(Setting.parse(part.get("derived_from", part["setting"])))
+    if not all(isinstance(text, str) for text in (said["images"], said["split"], *by_store)):
+        raise TypeError("a name is no text")
+    return [
+        Source(role, said["images"], said["split"], fingerprint, tuple(dict.fromkeys(settings)))
+        for fingerprint, settings in by_store.items()
+    ]
 
 
 def read_runs(root: str | Path) -> tuple[tuple[Run, ...], tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -30,14 +30,20 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], statistics: Statist
 
 
 def read_weights(
-    path: Path, config: HeadConfig, *, shape: tuple[int, int, int], classes: int, where: str
+    path: Path,
+    config: HeadConfig,
+    *,
+    shape: tuple[int, int, int],
+    classes: int,
+    where: str,
+    parts: Sequence[tuple[int, int, int]] = (),
 ) -> StandardizedHead:
     """The head that :func:`write_weights` wrote, in evaluation mode.
 
     Raises:
         HeadError: the file is damaged, or holds another head.
     """
-    head = build_head(config, shape=shape, classes=classes, where=where)
+    head = build_head(config, shape=shape, classes=classes, where=where, parts=parts)
     try:
         tensors = load_file(path)
         weights = {name.removeprefix(_HEAD): value for name, value in tensors.items() if name.startswith(_HEAD)}

@@ -16,8 +16,9 @@ def read_lines(file: Path, what: str) -> list[str]:
         MissingError: there is no such file.
         ImageError: it cannot be read, is no UTF-8, or empty.
     """
+    found = find_file([file], what)
     try:
-        text = find_file([file], what).read_text(encoding="utf-8-sig")
+        text = found.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ImageError(f"{shown(file)}: expected {what} in UTF-8, found other bytes at {error.start:,}") from None
     except OSError as error:

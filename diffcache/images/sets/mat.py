@@ -42,8 +42,15 @@ def read_mat(file: Path, *names: str, hint: str = "") -> list[Any]:
         reason = shown(str(error)) or type(error).__name__
         raise ImageError(f"{shown(file)}: cannot be read as a .mat file: {reason:.200}") from error
     if lacking := [name for name in names if name not in found]:
-        raise ImageError(f"{shown(file)}: expected the variable {lacking[0]}, found {_listed(found)}")
+        raise ImageError(f"{shown(file)}: expected the variable {lacking[0]}, found {_listed(_variables(file))}")
     return [np.atleast_1d(found[name]) for name in names]
+
+
+def _variables(file: Path) -> list[str]:
+    """Names of all variables of a file that can be read."""
+    from scipy.io import whosmat
+
+    return [name for name, _, _ in whosmat(str(file))]
 
 
 def column(records: Any, field: str, file: Path) -> Any:
