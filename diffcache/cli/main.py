@@ -11,6 +11,7 @@ import click
 
 from diffcache import __version__
 from diffcache.cli.options import (
+    Numbers,
     Words,
     backbone_options,
     extract_options,
@@ -199,6 +200,43 @@ def judge(pipeline: str | None, **options: Any) -> None:
         amounts=options["labels"],
         as_json=options["as_json"],
     )
+
+
+@main.command(short_help="A picture of images with more and more noise.")
+@pipeline_file
+@click.option("--t", "ts", type=Numbers(), help="Time steps.")
+@backbone_options
+def noise(pipeline: str, ts: tuple[int, ...] | None, **options: Any) -> None:
+    """Draw test images of PIPELINE at several time steps, with the noise that their features are made with."""
+    from diffcache.cli.reporting import run_noise
+
+    run_noise(pipeline, overrides(options), ts=ts)
+
+
+@main.command(short_help="A picture of features in two dimensions, coloured by class.")
+@pipeline_file
+@extract_options
+@backbone_options
+@click.option("--setting", type=Words("SETTING"), help="Which features; by default those that validation chooses.")
+@click.option("--method", type=Words("METHOD,..."), default="pca,tsne", show_default=True, help="pca, tsne.")
+@click.option("--runs", type=click.Path(path_type=Path), help="Folder of the runs.")
+def project(pipeline: str, **options: Any) -> None:
+    """Project the test features of a setting of PIPELINE to two dimensions: principal components and t-SNE."""
+    from diffcache.cli.reporting import run_project
+
+    run_project(pipeline, overrides(options), settings=options["setting"], methods=options["method"])
+
+
+@main.command(short_help="One HTML page of all that was found.")
+@click.argument("pipelines", nargs=-1, required=True, metavar="PIPELINE...", type=click.Path())
+@click.option("--out", type=click.Path(path_type=Path), help="The file; by default report.html beside the results.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Root folder of the cache.")
+@click.option("--runs", type=click.Path(path_type=Path), help="Folder of the runs.")
+def report(pipelines: tuple[str, ...], out: Path | None, **options: Any) -> None:
+    """Write one HTML file that opens offline: results, curves, tables that sort, mistakes, costs, commands."""
+    from diffcache.cli.reporting import run_report
+
+    run_report(pipelines, overrides(options), out=out)
 
 
 @main.command(short_help="The networks, and their blocks.")

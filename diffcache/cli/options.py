@@ -13,7 +13,7 @@ from diffcache.config import ALL_PRESETS, HEADS
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Numbers(click.ParamType):
+class Numbers(click.ParamType):
     """Whole numbers separated by commas."""
 
     name = "N,N,..."
@@ -109,9 +109,9 @@ def _all(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 pipeline_file = click.argument("pipeline", type=click.Path())
 
 grid_options = _all(
-    click.option("--t", type=_Numbers(none="-"), help="Time steps."),
-    click.option("--b", type=_Numbers(), help="Block numbers, as `diffcache blocks` lists them."),
-    click.option("--pool", type=_Numbers(), help="Pool sides; 0 keeps whole maps."),
+    click.option("--t", type=Numbers(none="-"), help="Time steps."),
+    click.option("--b", type=Numbers(), help="Block numbers, as `diffcache blocks` lists them."),
+    click.option("--pool", type=Numbers(), help="Pool sides; 0 keeps whole maps."),
     click.option("--draws", type=int, metavar="K", help="Noise draws an image."),
     click.option(
         "--setting",
@@ -148,7 +148,7 @@ backbone_options = _all(
     ),
 )
 
-seeds_option = click.option("--seeds", type=_Numbers(), help="Seeds of the heads, such as 0,1,2.")
+seeds_option = click.option("--seeds", type=Numbers(), help="Seeds of the heads, such as 0,1,2.")
 
 head_options = _all(
     click.option("--head", type=Words("HEAD,..."), help=f"Only these heads of {', '.join(HEADS)}."),
@@ -172,7 +172,7 @@ def _list_judgements(ctx: click.Context, _: click.Parameter, wanted: bool) -> No
 judge_options = _all(
     click.option("--run", "judged", metavar="RUN", help="Judge this run: a folder, or the beginning of an id."),
     click.option("--part", type=Words("PART,..."), help="Only these parts; --list names them."),
-    click.option("--k", type=_Numbers(), help="Numbers of neighbours to choose from."),
+    click.option("--k", type=Numbers(), help="Numbers of neighbours to choose from."),
     click.option("--labels", type=Words("N|N%,..."), help="Amounts of labels: so many a class, or a share of all."),
     click.option("--json", "as_json", is_flag=True, help="Print the results as JSON."),
     click.option(

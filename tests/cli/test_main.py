@@ -141,10 +141,10 @@ class TestHelp:
                 "gc",
                 "import",
                 "info",
+                "judge",
                 "ls",
-                "plan",
             ),
-            *("predict", "rm", "train-heads", "verify"),
+            *("noise", "plan", "predict", "project", "report", "rm", "train-heads", "verify"),
         ]
 
     @pytest.mark.parametrize("command", ["extract", "train-heads", "blocks", "ls", "info"])
