@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,7 +38,7 @@ def list_judgements() -> None:
     echo(table_lines(table))
     table = plain_table("metric", "what it is")
     for name, text in described().items():
-        table.add_row(name, text)
+        table.add_row(name, text.removesuffix("."))
     click.echo()
     echo(table_lines(table))
 
@@ -77,14 +78,14 @@ def run_judge(
             pipeline = chosen if heads is not None else judged_heads(chosen, settings=named)
             features = features_for(pipeline, recipe, on_event)
             judged = chosen_run(pipeline, features, on_event=on_event)
-        subject = Subject(pipeline, features, judged, named or (judged.setting,), command, on_event)
+        subject = Subject(pipeline, features, judged, named or judged.settings, command, on_event)
         results = judge(subject, parts=parts or (), ks=ks, amounts=wanted)
     if as_json:
         click.echo(json.dumps([asdict(result) for result in results], indent=1, ensure_ascii=False))
         return
     from diffcache.cli.results import print_result
 
-    click.echo(f"{judged.kind} head on {judged.setting}: {judged.path}")
+    click.echo(f"{judged.kind} head on {judged.place}: {judged.path}")
     for result in results:
         print_result(_shortened(result), subject.folder / f"{result.name}.json")
 
@@ -97,8 +98,6 @@ def _named_run(what: str, pipeline: Pipeline) -> Run:
         AmbiguousError: there are several.
         HeadError: it cannot be read, or is of another version.
     """
-    from pathlib import Path
-
     from diffcache.heads import load_run
     from diffcache.heads.runs.uses import read_runs
 

@@ -18,7 +18,8 @@ from diffcache.events import Notice, OnEvent, ignore
 from diffcache.experiments.features import FeatureSet, find_features
 from diffcache.experiments.results import Result, results_folder, write_result
 from diffcache.heads import Features, Run, Split, best_run, stratified_split
-from diffcache.heads.data.features import check_pair, describe, marks_notice, usable_rows
+from diffcache.heads.data.features import check_pair, describe, describe_part, marks_notice, usable_rows
+from diffcache.heads.data.fused import parts_of
 from diffcache.recipe import Plain
 from diffcache.setting import Setting
 
@@ -70,6 +71,11 @@ class Subject:
         """Name of the device to compute on, the heads' own."""
         heads = self.pipeline.heads.heads
         return heads[0].heads[0].device if heads else self.pipeline.backbone.device
+
+    def pair(self) -> tuple[Features, Features]:
+        """Training and test features of the run; of a fusion head all of its settings side by side."""
+        settings = self.run.settings
+        return self.features.pair(settings[0]) if len(settings) == 1 else self.features.fused(settings)
 
     def split(self, train: Features) -> Split:
         """The rows that the run was trained on and chosen by, of any features of these images.
@@ -157,7 +163,7 @@ def features_of(
             f"{pipeline.file} names it; name a run of that set, or its pipeline file"
         )
     recipe = run.record["features"]["train"]["fingerprint"]
-    wanted = sorted({run.setting, *settings})
+    wanted = sorted({*run.settings, *settings})
     try:
         return find_features(pipeline, wanted, recipe=recipe, on_event=on_event)
     except NotCachedError as error:
@@ -181,7 +187,8 @@ def check_run(run: Run, train: Features, test: Features, *, split: Split) -> Non
     Raises:
         HeadError: other classes, rows, labels, marks or validation rows.
     """
-    check_pair(train, test)
+    for one, other in zip(parts_of(train), parts_of(test), strict=True):
+        check_pair(one, other)
     remedy = "train it again with `diffcache train-heads`"
     if tuple(train.class_names) != run.class_names:
         raise HeadError(
@@ -190,6 +197,8 @@ def check_run(run: Run, train: Features, test: Features, *, split: Split) -> Non
         )
     for role, features in (("train", train), ("test", test)):
         own, now = run.record["features"][role], describe(features)
+        if run.kind == "fusion":
+            now["fused"] = list(map(describe_part, parts_of(features)))
         differs = sorted(name for name in {*own, *now} if own.get(name) != now.get(name))
         if differs:
             raise HeadError(
@@ -227,7 +236,7 @@ def judge(
     from diffcache.experiments.judge_head import calibration, classes, confusion, heard, metrics
 
     check_parts(parts)
-    train, test = subject.features.pair(subject.run.setting)
+    train, test = subject.pair()
     check_run(subject.run, train, test, split=subject.split(train))
     if (marked := marks_notice(train, test)) is not None:
         subject.on_event(Notice(marked))

@@ -86,7 +86,7 @@ def neighbours(subject: Subject, *, ks: Sequence[int] | None) -> Result:
             f"{name}: {k} neighbours, chosen on validation: {_percent(best_row['test_top1'])} % (95 %: "
             f"{_percent(best_row['low'])} to {_percent(best_row['high'])})"
         )
-        if name == str(subject.run.setting):
+        if subject.run.settings == (setting,) and (name == "raw pixels") == (subject.run.backbone == "pixels"):
             heard = subject.run.predictions()
             ids = [test.ids[row] for row in tested]
             gain = paired_difference(said[k] == labels, heard.correct, ids_a=ids, ids_b=heard.ids)
@@ -244,7 +244,9 @@ def _device(subject: Subject) -> torch.device:
 
 
 def _amount(amount: Amount) -> str:
-    return f"{amount.text[:-1]} % of the labels" if amount.share else f"{amount.text} labels a class"
+    if amount.share:
+        return f"{amount.text[:-1]} % of the labels"
+    return f"{amount.each:,} label{'s' * (amount.each != 1)} a class"
 
 
 def _gained(gain: Mean) -> str:

@@ -242,7 +242,7 @@ def _number(value: float | Proportion) -> float:
 
 def _head(subject: Subject) -> str:
     run = subject.run
-    return f"the {run.kind} head on {'raw pixels' if run.backbone == 'pixels' else run.setting}"
+    return f"the {run.kind} head on {'raw pixels' if run.backbone == 'pixels' else run.place}"
 
 
 def _recalled(name: str, recall: Proportion) -> str:
