@@ -155,7 +155,10 @@ class TestGood:
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"imgaes": {}}, "unknown key 'imgaes'; did you mean 'images'"),
-    "no nearest key": ({"zzz": 1}, "unknown key 'zzz'; known: name, cache, runs, results, images, backbone, extract, heads"),
+    "no nearest key": (
+        {"zzz": 1},
+        "unknown key 'zzz'; known: name, cache, runs, results, images, backbone, extract, heads",
+    ),
     "no images": ({"images": ...}, r"the table \[images\] is missing"),
     "no backbone": ({"backbone": ...}, r"the table \[backbone\] is missing"),
     "no extract": ({"extract": ...}, r"the table \[extract\] is missing"),
