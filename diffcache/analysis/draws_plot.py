@@ -51,5 +51,5 @@ def draw_draws(arms: Sequence[Arm], folder: Path, name: str = "draws") -> str:
                     axes.axhline(100 * arm.value, color=COLOURS[number], linewidth=0.8, linestyle="--")
         axes.set_xticks(range(len(names)), [one.replace(", ", ",\n") for one in names])
         axes.set(ylabel="test top-1 accuracy, %", title="linear head, mean over seeds\nbars: 95 %; dashed: fresh noise")
-        axes.legend()
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return name
