@@ -42,7 +42,6 @@ def run_ablate(
         command=f"diffcache ablate {file}",
         images=pipeline.images.name,
         rows=ablation_rows(cells),
-        findings=ablation_findings(cells, kind),
         facts={"backbone": features.backbone, "recipe": features.stores["train"].fingerprint, "tested": cells[0].rows},
     )
     summary = replace(
@@ -50,6 +49,7 @@ def run_ablate(
         name="ablation_summary",
         title=f"{pipeline.images.name}: top-1 accuracy, mean over seeds, with 95 % intervals",
         rows=summary_rows(cells),
+        findings=ablation_findings(cells, kind),
     )
     points = [
         Point(cell.setting.t, cell.setting.b, cell.setting.pool, cell.block, cell.mean, *cell.interval)
@@ -61,5 +61,5 @@ def run_ablate(
         summary = replace(summary, figures=draw_ablation(points, folder, title=title))
     except DependencyError as error:
         click.echo(f"no pictures: {error}", err=True)
-    write_result(folder, replace(result, figures=summary.figures))
+    write_result(folder, result)
     print_result(summary, write_result(folder, summary))

@@ -89,6 +89,7 @@ def _document(found: Predicted) -> dict[str, object]:
         "images": run.images,
         "head": run.kind,
         "setting": run.record["setting"],
+        "settings": list(map(str, found.settings)),  # all of them, where a head joins several
         "backbone": run.backbone,
         "weights": found.weights,
         "precision": found.precision,

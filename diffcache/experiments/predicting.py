@@ -43,6 +43,7 @@ class Predicted:
 
     Attributes:
         run: the head's.
+        settings: what the head was given; several where it joins several.
         weights: SHA-256 of the network's file of weights; None for raw pixels.
         file: the file that was used; None for raw pixels.
         precision: of the network's arithmetic.
@@ -52,6 +53,7 @@ class Predicted:
     """
 
     run: Run = field(repr=False)
+    settings: tuple[Setting, ...]
     weights: str | None
     file: Path | None
     precision: str
@@ -133,6 +135,7 @@ def predict(
     _say_scaled(source, backbone, on_event)
     return Predicted(
         run=run,
+        settings=tuple(part.setting for part in parts),
         weights=parts[0].recipe.weights,
         file=file,
         precision=backbone.precision,

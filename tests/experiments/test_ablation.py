@@ -104,7 +104,7 @@ def test_part_of_it_by_options(world, ablate):
         ("linear", "5", "3", "4", "7"),
     ]
     assert [(row["head"], row["seed"]) for row in rows[2:]] == [("ridge", "")]  # fitted: there is no seed
-    figures = json.loads((results(world) / "ablation.json").read_text(encoding="utf-8"))["figures"]
+    figures = json.loads((results(world) / "ablation_summary.json").read_text(encoding="utf-8"))["figures"]
     assert figures == ["ablation_by_pool"]  # of the others there is one value
 
 

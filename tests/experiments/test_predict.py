@@ -178,6 +178,7 @@ def test_one_json_document(trained, tmp_path):
     assert status == 1
     said = json.loads(out)
     assert (said["run"], said["setting"], said["draws"]) == (run.id, "t5/b4/pool4", 1)
+    assert said["settings"] == ["t5/b4/pool4"]
     assert said["weights"] == content_hash(trained.world.weights)
     assert [one["path"] for one in said["unreadable"]] == [str(tmp_path / "none.png")]
     found = diffcache.predict(run, trained.test, top=2)
