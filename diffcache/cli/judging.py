@@ -16,7 +16,7 @@ from diffcache.cli.commands import chosen_heads, features_for, named_settings
 from diffcache.cli.output import echo, plain_table, table_lines
 from diffcache.cli.progress import shown
 from diffcache.cli.stores import named_runs
-from diffcache.config import Pipeline, load_pipeline
+from diffcache.config import LINEAR, Pipeline, load_pipeline
 from diffcache.errors import AmbiguousError, ConfigError, MissingError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run_judge(
             chosen = chosen_heads(pipeline, heads, settings=named, device=overrides.get("heads.device"))
             pipeline = chosen if heads is not None else judged_heads(chosen, settings=named)
             features = features_for(pipeline, recipe, on_event)
-            judged = chosen_run(pipeline, features, on_event=on_event)
+            judged = chosen_run(pipeline, features, kinds=heads or LINEAR, on_event=on_event)
         subject = Subject(pipeline, features, judged, named or judged.settings, command, on_event)
         results = judge(subject, parts=parts or (), ks=ks, amounts=wanted)
     if as_json:

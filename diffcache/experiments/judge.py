@@ -136,8 +136,16 @@ def judged_heads(pipeline: Pipeline, *, settings: tuple[Setting, ...] | None = N
     return replace(pipeline, heads=replace(pipeline.heads, heads=linear))
 
 
-def chosen_run(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEvent = ignore) -> Run:
+def chosen_run(
+    pipeline: Pipeline, features: FeatureSet, *, kinds: Sequence[str] = LINEAR, on_event: OnEvent = ignore
+) -> Run:
     """Of all runs of a pipeline's heads the one that validation chooses; those that are missing are trained first.
+
+    Args:
+        pipeline: names the heads.
+        features: what they are trained on, complete.
+        kinds: of heads to choose among. The linear heads that find the best setting for another kind are none of it.
+        on_event: hears of progress.
 
     Raises:
         DiffcacheError: as :func:`diffcache.experiments.train_pipeline`.
@@ -145,7 +153,8 @@ def chosen_run(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEvent = 
     from diffcache.experiments.stage_two import train_pipeline
 
     without = replace(pipeline, heads=replace(pipeline.heads, pixels=False))
-    return best_run(train_pipeline(without, features, on_event=on_event).runs)
+    runs = train_pipeline(without, features, on_event=on_event).runs
+    return best_run([run for run in runs if run.kind in kinds])
 
 
 def features_of(

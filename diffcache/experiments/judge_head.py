@@ -148,7 +148,8 @@ def classes(subject: Subject, answers: Answers) -> Result:
     findings = [f"hardest class: {_recalled(*hardest)}; easiest: {_recalled(*easiest)}"]
     if len(there) < len(tested):
         without = [name for name, recall in tested if recall is None]
-        findings.append(f"{len(without)} classes have no test image, the first is {without[0]!r}: they have no recall")
+        count = "1 class has" if len(without) == 1 else f"{len(without):,} classes have"
+        findings.append(f"{count} no test image and no recall: {', '.join(without[:5])}{', ...' * (len(without) > 5)}")
     return subject.result(
         "classes", f"each class by {_head(subject)}; recall is accuracy within it", rows=rows, findings=findings
     )
