@@ -13,12 +13,13 @@ from diffcache.analysis.plots import COLOURS, MARKERS, picture
 
 @dataclass(frozen=True)
 class Point:
-    """Accuracy of one setting, with its interval, in [0, 1]."""
+    """Accuracy of one setting: on validation images, and on test images with its interval; shares in [0, 1]."""
 
     t: int | None
     b: int
     pool: int
     block: str
+    validation: float
     value: float
     low: float
     high: float
@@ -27,7 +28,8 @@ class Point:
 def draw_ablation(points: Sequence[Point], folder: Path, *, title: str) -> tuple[str, ...]:
     """Draw what the points have several values for; the stems of the pictures.
 
-    Each curve is at the best values of the factors that the picture does not show, as in the paper's figures.
+    Each curve is at the best value of the factor that the picture does not show, as in the paper's figures; validation
+    chooses it, or the test accuracies shown would be flattered.
 
     Args:
         points: of one kind of head, one for each setting.
@@ -64,10 +66,10 @@ def _values(points: Sequence[Point], name: str) -> list[Any]:
 
 
 def _best(points: Sequence[Point], key: Callable[[Point], Any]) -> dict[Any, Point]:
-    """Of the points with one key the highest."""
+    """Of the points with one key the best on validation."""
     best: dict[Any, Point] = {}
     for point in points:
-        if key(point) not in best or point.value > best[key(point)].value:
+        if key(point) not in best or point.validation > best[key(point)].validation:
             best[key(point)] = point
     return best
 
@@ -92,7 +94,11 @@ def _curves(
                 shifted, middle, yerr=bars, color=colour, marker=marker, capsize=2, elinewidth=0.8, label=str(one)
             )
         axes.set_xticks(range(len(xs)), ticks)
-        axes.set(xlabel=label, ylabel="test top-1 accuracy, %", title=f"{title}\nat the best {other}; bars: 95 %")
+        axes.set(
+            xlabel=label,
+            ylabel="test top-1 accuracy, %",
+            title=f"{title}\nat the {other} best on validation; bars: 95 %",
+        )
         axes.legend(title=line, ncols=1 + len(lines) // 8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
@@ -120,7 +126,7 @@ def _heatmap(
         axes.set_xticks(range(len(bs)), [f"{b}\n{_short(blocks[b])}" if blocks[b] else str(b) for b in bs])
         axes.set_yticks(range(len(ts)), ["-" if t is None else str(t) for t in ts])
         axes.grid(visible=False)
-        axes.set(xlabel="block b", ylabel="time step t", title=f"{title}\nat the best pool")
+        axes.set(xlabel="block b", ylabel="time step t", title=f"{title}\nat the pool best on validation")
         figure.colorbar(image, ax=axes, label="test top-1, %")
 
 
