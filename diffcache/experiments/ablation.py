@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
-from diffcache.analysis.effects import Effect, main_effects
 from diffcache.backbones import load_card
 from diffcache.backbones.blocks import card_blocks
 from diffcache.config import TRAINED, HeadSweep, Pipeline
@@ -21,20 +20,20 @@ from diffcache.experiments.checks import check_heads
 from diffcache.experiments.features import FeatureSet
 from diffcache.experiments.needs import evaluated
 from diffcache.experiments.stage_two import train_pipeline
-from diffcache.heads import Run, best_run, paired_difference
+from diffcache.heads import Run, best_run
 from diffcache.heads.evaluation import Z_95, wilson_interval
+from diffcache.heads.models import fits
 from diffcache.recipe import Plain
 from diffcache.setting import Setting
-
-FACTORS = ("t", "b", "pool")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The heads of one kind on one setting.
+    """The heads of one table of the file on one setting.
 
     Attributes:
-        setting, kind: which.
+        setting: which.
+        head: which: the table's heads, over all rates, decays and seeds.
         block: name of the block; empty where it is not known.
         chosen: what validation chose of what was swept, seeds aside.
         seeds: of the heads below; None for a head that is fitted.
@@ -44,7 +43,7 @@ class Cell:
     """
 
     setting: Setting
-    kind: str
+    head: HeadSweep
     block: str
     chosen: Mapping[str, float]
     seeds: tuple[int | None, ...]
@@ -52,6 +51,16 @@ class Cell:
     test: tuple[float, ...]
     rows: int
     run: Run
+
+    @property
+    def kind(self) -> str:
+        """Kind of head."""
+        return self.head.kind
+
+    @property
+    def validated(self) -> float:
+        """Validation accuracy, averaged over seeds: by it settings are chosen, never by the test images."""
+        return fmean(self.validation)
 
     @property
     def chosen_text(self) -> str:
@@ -92,7 +101,7 @@ def ablate(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEvent = igno
 
     Args:
         pipeline: its grid and its heads; heads on ``"best"`` are put on the setting that its first linear head has the
-            best validation accuracy on.
+            best validation accuracy on, of those that they fit.
         features: of all settings.
         on_event: hears of notices, and of how many heads' settings are done.
 
@@ -124,26 +133,34 @@ def ablate(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEvent = igno
     for head, setting in wanted:
         run = train(head, (setting,))
         cells.append(cell_of(run, head, names.get(setting.b, "")))
-    probes = [cell.run for cell in cells if cell.kind == "linear"]
+    probes = [cell.run for cell in first_head(cells) if cell.kind == "linear"]
     for head in later:
-        run = train(head, (best_run(probes).setting,)) if probes else train(head, "best")
+        fitting = [run for run in probes if fits(head.heads[0], run.shape)]
+        run = train(head, (best_run(fitting).setting,)) if fitting else train(head, "best")
         cells.append(cell_of(run, head, names.get(run.setting.b, "")))
     return cells
 
 
+def first_head(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of the head that comes first, a linear one where there is one: curves and findings are of it."""
+    return [cell for cell in cells if cell.head == cells[0].head]
+
+
 def ablation_rows(cells: Sequence[Cell]) -> tuple[Mapping[str, Plain], ...]:
-    """A row for each seed of each cell: the tidy table."""
-    return tuple(row for cell in cells for row in _seed_rows(cell))
+    """A row for each seed of each cell: the tidy table; with names of presets where there are any."""
+    presets = any(cell.head.preset for cell in cells)
+    return tuple(row for cell in cells for row in _seed_rows(cell, presets=presets))
 
 
 def summary_rows(cells: Sequence[Cell]) -> tuple[Mapping[str, Plain], ...]:
     """A row for each cell, over its seeds."""
+    presets = any(cell.head.preset for cell in cells)
     return tuple(
         {
-            **_where(cell),
+            **_where(cell, presets=presets),
             "seeds": len(cell.test),
             "chosen": cell.chosen_text,
-            "validation_top1": fmean(cell.validation),
+            "validation_top1": cell.validated,
             "test_top1": cell.mean,
             "low": cell.interval[0],
             "high": cell.interval[1],
@@ -153,61 +170,12 @@ def summary_rows(cells: Sequence[Cell]) -> tuple[Mapping[str, Plain], ...]:
     )
 
 
-def effects(cells: Sequence[Cell], kind: str) -> list[Effect]:
-    """What t, b and pool each do to the accuracy of one kind of head; empty where the cells are no whole grid."""
-    own = {cell.setting: cell.mean for cell in cells if cell.kind == kind}
-    return main_effects(FACTORS, {tuple(getattr(s, name) for name in FACTORS): mean for s, mean in own.items()})
-
-
-def ablation_findings(cells: Sequence[Cell], kind: str) -> tuple[str, ...]:
-    """Sentences: what matters most, what noise does, and whether that is what the paper found."""
-    found = [effect for effect in effects(cells, kind) if len(effect.means) > 1]
-    if not found:
-        return ()
-    found.sort(key=lambda effect: -effect.share)
-    said = [
-        f"{effect.factor} explains {100 * effect.share:.0f} % of the variance of the {kind} head's accuracy: from "
-        f"{100 * min(effect.means.values()):.2f} % at {effect.factor} {effect.worst} to "
-        f"{100 * max(effect.means.values()):.2f} % at {effect.factor} {effect.best}, averaged over all else"
-        for effect in found
-    ]
-    by_name = {effect.factor: effect for effect in found}
-    if "t" in by_name:
-        said.append(_noise(cells, kind))
-    if {"b", "pool"} <= set(by_name):
-        order = " > ".join(effect.factor for effect in found)
-        agrees = found[0].factor == "b" and found[-1].factor == "pool"
-        said.append(
-            f"the paper found that b matters most and pool least; here the order is {order}: "
-            + ("the same" if agrees else "this network disagrees")
-        )
-    return tuple(said)
-
-
-def _noise(cells: Sequence[Cell], kind: str) -> str:
-    """What the noisiest t loses against the best one, each at the b and pool that validation chose."""
-    best: dict[int, Run] = {}
-    for cell in cells:
-        if cell.kind == kind and cell.setting.t is not None:
-            runs = [cell.run, *([best[cell.setting.t]] if cell.setting.t in best else [])]
-            best[cell.setting.t] = best_run(runs)
-    top, noisiest = best_run(list(best.values())), best[max(best)]
-    if top is noisiest:
-        return f"noise does not hurt: the noisiest t, {noisiest.setting.t}, is the best on validation"
-    a, b = noisiest.predictions(), top.predictions()
-    lost = paired_difference(a.correct, b.correct, ids_a=a.ids, ids_b=b.ids, only_common=True)
-    return (
-        f"noise: {noisiest.setting} over {top.setting}: {100 * lost.value:+.2f} points "
-        f"(95 %: {100 * lost.low:+.2f} to {100 * lost.high:+.2f}, paired)"
-    )
-
-
 def with_seeds(head: HeadSweep, seeds: Sequence[int]) -> HeadSweep:
     """The sweep over these seeds too; a fitted head has none and stays as it is."""
     if head.kind not in TRAINED:
         return head
     alone = tuple(dict.fromkeys(replace(one, seed=seeds[0]) for one in head.heads))
-    return HeadSweep(tuple(replace(one, seed=seed) for one in alone for seed in seeds))
+    return replace(head, heads=tuple(replace(one, seed=seed) for one in alone for seed in seeds))
 
 
 def _linear_first(heads: Sequence[HeadSweep]) -> list[HeadSweep]:
@@ -245,7 +213,7 @@ def cell_of(run: Run, head: HeadSweep, block: str) -> Cell:
     key, chosen = max(whole.items(), key=lambda item: fmean(entry["validation_top1"] for entry in item[1]))
     return Cell(
         setting=run.setting,
-        kind=run.kind,
+        head=head,
         block=block,
         chosen=dict(key),
         seeds=tuple(int(entry.get("seed", config.seed)) if head.kind in TRAINED else None for entry in chosen),
@@ -256,16 +224,16 @@ def cell_of(run: Run, head: HeadSweep, block: str) -> Cell:
     )
 
 
-def _where(cell: Cell) -> dict[str, Plain]:
-    setting = cell.setting
-    return {"head": cell.kind, "t": setting.t, "b": setting.b, "block": cell.block, "pool": setting.pool}
+def _where(cell: Cell, *, presets: bool) -> dict[str, Plain]:
+    setting, named = cell.setting, {"preset": cell.head.preset} if presets else {}
+    return {"head": cell.kind, **named, "t": setting.t, "b": setting.b, "block": cell.block, "pool": setting.pool}
 
 
-def _seed_rows(cell: Cell) -> Iterator[Mapping[str, Plain]]:
+def _seed_rows(cell: Cell, *, presets: bool) -> Iterator[Mapping[str, Plain]]:
     for seed, validation, test in zip(cell.seeds, cell.validation, cell.test, strict=True):
         low, high = wilson_interval(round(test * cell.rows), cell.rows)
         yield {
-            **_where(cell),
+            **_where(cell, presets=presets),
             "seed": seed,
             "chosen": cell.chosen_text,
             "validation_top1": validation,

@@ -14,11 +14,13 @@ import torch
 from diffcache.backbones import Backbone, load_card
 from diffcache.cache import Features, Store, open_cache
 from diffcache.config import SPLITS, Pipeline
+from diffcache.errors import MissingError
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.experiments.opening import pipeline_backbone
 from diffcache.experiments.recipes import acting_recipe, pipeline_recipe
 from diffcache.experiments.stage_one import extract_into
 from diffcache.images import ImageSource
+from diffcache.images.subset import Subset
 from diffcache.setting import Setting
 
 
@@ -35,6 +37,9 @@ class FreshNoise:
         source: the training images.
         scratch: a folder of its own, where an epoch's features are.
         on_event: hears of notices.
+
+    Raises:
+        MissingError: an image of ``stored`` is not here.
     """
 
     def __init__(
@@ -48,7 +53,8 @@ class FreshNoise:
         on_event: OnEvent = ignore,
     ) -> None:
         self._pipeline = replace(pipeline, extract=replace(pipeline.extract, batch_size=stored.group_size))
-        self._setting, self._source, self._scratch, self._on_event = setting, source, scratch, on_event
+        self._setting, self._scratch, self._on_event = setting, scratch, on_event
+        self._source = _in_order_of(stored, source)
         self._card = load_card(pipeline.backbone.card)
         self._recipe = pipeline_recipe(pipeline, precision=stored.recipe.precision, dtype=stored.recipe.dtype)
         self._threads = torch.get_num_threads()  # heads are trained with fewer
@@ -86,6 +92,23 @@ class FreshNoise:
     def close(self) -> None:
         """Remove what is left on the disk."""
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _in_order_of(stored: Store, source: ImageSource) -> ImageSource:
+    """The images in the order of a store's rows, which is another one where images were added to the set.
+
+    Raises:
+        MissingError: an image of the store is not in the set any more.
+    """
+    places = {sample: place for place, sample in enumerate(source.ids)}
+    ids = stored.samples().ids
+    gone = [sample for sample in ids if sample not in places]
+    if gone:
+        raise MissingError(
+            f"{stored.path}: {len(gone)} of its {len(ids)} images are not in the image set any more, such as "
+            f"{gone[0]!r:.80}; fresh noise needs them all: put them back, or extract into another cache"
+        )
+    return Subset(source, [places[sample] for sample in ids])
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from diffcache.cache import Features, open_cache
 from diffcache.cli import main
 from diffcache.config import head_sweep, load_pipeline
-from diffcache.errors import HeadError
+from diffcache.errors import HeadError, MissingError
 from diffcache.experiments import extract_pipeline, find_features, open_images
 from diffcache.experiments.fresh import FreshNoise
 from diffcache.heads import find_runs, train_sweep
@@ -93,6 +94,23 @@ def test_what_is_made_is_what_a_cache_stores(stored, tmp_path, augmentation):
     assert isinstance(made, Features)
     fresh.close()
     assert not (tmp_path / "scratch").exists()
+
+
+def test_rows_are_those_of_a_store_that_has_grown(world, stored, tmp_path):
+    stored()
+    shutil.copy(world.train / "bark/000.png", world.train / "bark/0000.png")  # last in the store
+    pipeline, features = stored()
+    alone = replace(pipeline, extract=replace(pipeline.extract, draws=1))
+    source, store = open_images(pipeline)["train"], features.stores["train"]
+    assert list(source.ids) != list(store.samples().ids)
+    fresh = FreshNoise(alone, ONE, store, source, scratch=tmp_path / "scratch")
+    (draw, _) = features.draws(ONE, count=3)
+    made = fresh.begin(0)
+    assert list(made.ids) == list(draw.ids) and list(made.labels) == list(draw.labels)
+    np.testing.assert_allclose(made[:], draw[:], atol=1e-2)  # other groups: the last bits may be others
+    (world.train / "bark/0000.png").unlink()
+    with pytest.raises(MissingError, match=r"1 of its 43 images .* such as 'bark/0000.png'"):
+        FreshNoise(alone, ONE, store, open_images(pipeline)["train"], scratch=tmp_path / "scratch")
 
 
 def test_only_heads_that_are_trained_in_epochs(stored, tmp_path):
