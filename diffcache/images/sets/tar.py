@@ -46,6 +46,8 @@ def members(file: Path) -> Iterator[Member]:
                     continue
                 yield Member(_safe(found, where), found.offset_data, found.size)
             _require_end(file, tar.offset)
+    except ImageError:
+        raise
     except tarfile.ReadError as error:
         packed = _is_packed(file)
         hint = "; it is compressed: unpack it to a plain .tar, members are read where they lie" if packed else ""
