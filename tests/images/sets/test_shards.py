@@ -16,6 +16,7 @@ from diffcache.config import SetConfig
 from diffcache.errors import ConfigError, DiffcacheError, ImageError, MissingError
 from diffcache.images import ImageSource, open_set
 from diffcache.images.sets.shards import expand
+from diffcache.images.sets.tar import members
 
 from .trees import jpeg, shard, webdataset
 
@@ -156,7 +157,10 @@ def test_ranges() -> None:
 
 
 REFUSED: dict[str, tuple[Files, str]] = {
-    "no label": ([("a.jpg", jpeg(1)), *GOOD[2:]], "sample a: expected a label in .cls, found only .jpg"),
+    "no label": (
+        [("a.jpg", jpeg(1)), *GOOD[2:]],
+        "sample a: expected a label in .cls, found none among its files .jpg",
+    ),
     "no image": ([("a.cls", b"0"), *GOOD[2:]], "sample a: expected one image, found 0 among its files .cls"),
     "in two parts": ([*GOOD, ("a.png", jpeg(1))], "expected the files of sample a one after another"),
     "a file twice": ([*GOOD, ("b.jpg", jpeg(1))], "expected one file b.jpg, found two"),
@@ -249,3 +253,20 @@ def test_a_shard_that_changes_after_opening(tmp_path: Path) -> None:
 def test_an_image_that_is_none(tmp_path: Path) -> None:
     train = pair(tmp_path, [("a.jpg", b"not an image"), ("a.cls", b"0")])["train"]
     fails(ImageError, f"^{tmp_path}/train.tar/a.jpg: expected an image", lambda: train.load(0))
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_are_those_that_tarfile_finds(kind: int, tmp_path: Path) -> None:
+    """Short names take a way of their own; long ones, others' letters and comments do not."""
+    names = ["a.jpg", "f" * 80 + "/" + "g" * 60 + ".jpg", "b.cls", "é.jpg", "c.jpg", "x" * 99, "y" * 100, "d/e/f.cls"]
+    names += [] if kind == tarfile.USTAR_FORMAT else ["h" * 300 + ".jpg", "z.jpg"]
+    for comment in ({}, {"comment": "a global header"}):
+        with tarfile.open(tmp_path / "a.tar", "w", format=kind, pax_headers=comment) as tar:
+            for size, name in enumerate(names):
+                info = tarfile.TarInfo(name)
+                info.size = size * 300
+                tar.addfile(info, io.BytesIO(bytes([size]) * info.size))
+        with tarfile.open(tmp_path / "a.tar") as tar:
+            expected = [(one.name, one.offset_data, one.size) for one in tar.getmembers()]
+        assert [(one.name, one.offset, one.size) for one in members(tmp_path / "a.tar")] == expected
+        assert [name for name, _, _ in expected] == names
