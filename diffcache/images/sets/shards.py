@@ -86,6 +86,15 @@ class ShardImages:
         return data
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """Extensions of the image and of the label of a sample; ``image`` is what the first are in words."""
+
+    images: frozenset[str]
+    label: str
+    image: str
+
+
 @dataclass(slots=True)
 class Sample:
     """One sample: its id, where its image is, and the bytes of its label."""
@@ -109,6 +118,10 @@ def samples(root: Path, shard: str, *, image: frozenset[str] | None, label: str)
         ImageError: it cannot be read, or a sample lacks an image or a label, has two, or comes in two parts.
     """
     path = root / shard
+    if image is None:
+        wanted = _Wanted(frozenset(name[1:] for name in extensions()), label, "one image")
+    else:
+        wanted = _Wanted(image, label, f"one image, .{' or .'.join(sorted(image))}")
     with _opened(path) as file:  # labels are read from here while tarfile has the file open as well
         key = ""
         found: dict[str, Member] = {}
@@ -119,7 +132,7 @@ def samples(root: Path, shard: str, *, image: frozenset[str] | None, label: str)
                 continue
             if stem != key:
                 if found:
-                    yield _sample(file.fileno(), path, shard, key, found, image, label)
+                    yield _sample(file.fileno(), path, shard, key, found, wanted)
                 if stem in seen:
                     raise ImageError(f"{shown(path)}: expected the files of sample {shown(stem)} one after another")
                 seen.add(stem)
@@ -128,26 +141,28 @@ def samples(root: Path, shard: str, *, image: frozenset[str] | None, label: str)
                 raise ImageError(f"{shown(path)}: expected one file {shown(member.name)}, found two")
             found[extension] = member
         if found:
-            yield _sample(file.fileno(), path, shard, key, found, image, label)
+            yield _sample(file.fileno(), path, shard, key, found, wanted)
 
 
-def _sample(
-    file: int, path: Path, shard: str, key: str, found: dict[str, Member], image: frozenset[str] | None, label: str
-) -> Sample:
-    known = image if image is not None else frozenset(name[1:] for name in extensions())
-    images = [extension for extension in found if extension.rpartition(".")[2] in known or extension in known]
-    where = f"{shown(path)}: sample {shown(key)}"
-    if len(images) != 1:
-        wanted = "one image" if image is None else f"one image, .{' or .'.join(sorted(image))}"
-        what = shown(", ".join(f".{extension}" for extension in sorted(found)))
-        raise ImageError(f"{where}: expected {wanted}, found {len(images)} among its files {what:.200}")
-    if label not in found:
-        what = shown(", ".join(f".{extension}" for extension in sorted(found)))
-        raise ImageError(f"{where}: expected a label in .{label}, found only {what:.200}")
-    member, said = found[images[0]], found[label]
+def _sample(file: int, path: Path, shard: str, key: str, found: dict[str, Member], wanted: _Wanted) -> Sample:
+    images = [extension for extension in found if extension in wanted.images or _last(extension) in wanted.images]
+    if len(images) != 1 or wanted.label not in found:
+        files = shown(", ".join(f".{extension}" for extension in sorted(found)))
+        lacking = (
+            f"{wanted.image}, found {len(images)}" if len(images) != 1 else f"a label in .{wanted.label}, found none"
+        )
+        raise ImageError(f"{shown(path)}: sample {shown(key)}: expected {lacking} among its files {files:.200}")
+    member, said = found[images[0]], found[wanted.label]
     if member.size > MAX_FILE_BYTES or said.size > _MOST_LABEL_BYTES:
-        raise ImageError(f"{where}: expected an image below 1 GB and a label below 1 MB, found larger ones")
+        raise ImageError(
+            f"{shown(path)}: sample {shown(key)}: expected an image below 1 GB and a label below 1 MB, found larger "
+            f"ones"
+        )
     return Sample(f"{shard}/{member.name}", member, os.pread(file, said.size, said.offset))
+
+
+def _last(extension: str) -> str:
+    return extension.rpartition(".")[2]
 
 
 def _split(name: str) -> tuple[str, str]:

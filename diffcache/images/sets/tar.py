@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from diffcache.errors import ImageError
 from diffcache.images.source import shown
@@ -39,13 +40,25 @@ def members(file: Path) -> Iterator[Member]:
     """
     where = shown(file)
     try:
-        with tarfile.open(file, "r:") as tar:
-            while (found := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-                if found.isdir():
+        with tarfile.open(file, "r:") as tar, file.open("rb") as stream:
+            first = True  # tarfile has read it already
+            while True:
+                block = os.pread(stream.fileno(), _BLOCK, tar.offset)
+                plain = None if first or tar.pax_headers else _plain(block)
+                if plain is not None:
+                    offset = tar.offset + _BLOCK
+                    tar.offset = offset + -(-plain.size // _BLOCK) * _BLOCK
+                    yield Member(_safe(plain, where), offset, plain.size)
                     continue
-                yield Member(_safe(found, where), found.offset_data, found.size)
+                found, first = tar.next(), False
+                if found is None:
+                    break
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                if not found.isdir():
+                    yield Member(_safe(found, where), found.offset_data, found.size)
             _require_end(file, tar.offset)
+    except ImageError:
+        raise
     except tarfile.ReadError as error:
         packed = _is_packed(file)
         hint = "; it is compressed: unpack it to a plain .tar, members are read where they lie" if packed else ""
@@ -56,13 +69,26 @@ def members(file: Path) -> Iterator[Member]:
         raise ImageError(f"{where}: cannot be read: {error.strerror or error}") from error
 
 
+def _plain(block: bytes) -> tarfile.TarInfo | None:
+    """The header of an ordinary file with a short name, several times faster than tarfile; None for any other."""
+    if len(block) < _BLOCK or block[156] not in b"0\0" or block[257:262] != b"ustar" or block[345] or block[124] > 127:
+        return None
+    try:
+        summed = int(block[148:156].strip(b" \0"), 8)
+        found = tarfile.TarInfo(block[:100].partition(b"\0")[0].decode())
+        found.size = int(block[124:136].strip(b" \0"), 8)
+    except ValueError:
+        return None
+    well = sum(block) - sum(block[148:156]) + 256 == summed and not found.name.endswith("/")
+    return found if well else None
+
+
 def _safe(found: tarfile.TarInfo, where: str) -> str:
     name = found.name.removeprefix("./")
     if not found.isreg() or found.issparse():
         kind = _KINDS.get(found.type, "a sparse file" if found.issparse() else "something else")
         raise ImageError(f"{where}: expected files only, found {kind}: {shown(found.name)!r:.200}")
-    plain = PurePosixPath(name)
-    if plain.is_absolute() or ".." in plain.parts or not name or "\\" in name or "\0" in name:
+    if name.startswith("/") or not name or "\\" in name or "\0" in name or ".." in name.split("/"):
         raise ImageError(f"{where}: expected names that stay in their folder, found {shown(found.name)!r:.200}")
     try:
         name.encode()

@@ -13,6 +13,7 @@ import os
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from diffcache.errors import ConfigError, ImageError, MissingError
 from diffcache.images.sets.classes import Numbering
 from diffcache.images.sets.opened import OpenedSet
 from diffcache.images.sets.places import require_root
-from diffcache.images.sets.shards import ShardImages, expand, samples
+from diffcache.images.sets.shards import Sample, ShardImages, expand, samples
 from diffcache.images.source import frozen_labels, shown
 
 
@@ -40,6 +41,7 @@ def open_set(config: SetConfig) -> OpenedSet:
 def _open(root: Path, shards: Sequence[str], options: Mapping[str, str], numbering: Numbering) -> ShardImages:
     image, label = options.get("image"), options.get("label", "cls").lstrip(".").lower()
     kinds = None if image is None else frozenset(one.strip().lstrip(".").lower() for one in image.split(","))
+    key = options.get("label_key", "label")
     ids: list[str] = []
     said: list[int | str] = []
     stamps: list[tuple[int, int]] = []
@@ -51,7 +53,7 @@ def _open(root: Path, shards: Sequence[str], options: Mapping[str, str], numberi
         before = len(ids)
         for sample in samples(root, shard, image=kinds, label=label):
             ids.append(sample.id)
-            said.append(_label(sample.label, label, options.get("label_key", "label"), f"{shown(path)}: {sample.id}"))
+            said.append(_label(sample, label, key, path))
             places.extend((number, sample.image.offset, sample.image.size))
         if len(ids) == before:
             raise ImageError(f"{shown(path)}: expected samples, found none in this shard")
@@ -67,24 +69,26 @@ def _open(root: Path, shards: Sequence[str], options: Mapping[str, str], numberi
     )
 
 
-def _label(data: bytes, extension: str, key: str, where: str) -> int | str:
+def _label(sample: Sample, extension: str, key: str, path: Path) -> int | str:
     """A class's number, or its name."""
     try:
-        text = data.decode().strip()
+        value: Any = sample.label.decode().strip()
         if extension.rpartition(".")[2] == "json":
-            value = json.loads(text)
+            value = json.loads(value)
             for part in key.split("."):
                 value = value[part]
-        else:
-            value = text
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ImageError(
-            f"{where}: its .{extension} has no label in {shown(key)!r}: {shown(repr(error)):.200}"
+            f"{shown(path)}: {shown(sample.id)}: its .{extension} has no label in {shown(key)!r}: "
+            f"{shown(repr(error)):.200}"
         ) from None
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 10:
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        raise ImageError(f"{where}: expected a class's number or name as its label, found {shown(repr(value)):.200}")
+        raise ImageError(
+            f"{shown(path)}: {shown(sample.id)}: expected a class's number or name as its label, found "
+            f"{shown(repr(value)):.200}"
+        )
     return value
 
 
