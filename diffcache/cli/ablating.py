@@ -13,7 +13,7 @@ import click
 from diffcache.cli.preparing import chosen_heads, features_for, named_settings
 from diffcache.cli.progress import shown
 from diffcache.cli.results import print_result
-from diffcache.config import ALL_PRESETS, load_pipeline
+from diffcache.config import load_pipeline
 from diffcache.errors import DependencyError
 
 
@@ -27,8 +27,7 @@ def run_ablate(
 ) -> None:
     """``diffcache ablate``."""
     pipeline = load_pipeline(file, overrides)
-    device, presets = overrides.get("heads.device"), overrides.get(ALL_PRESETS)
-    pipeline = chosen_heads(pipeline, heads, settings=named_settings(settings), device=device, presets=presets)
+    pipeline = chosen_heads(pipeline, heads, settings=named_settings(settings), overrides=overrides)
     with shown() as on_event:
         from diffcache.analysis.ablation_plots import Point, draw_ablation
         from diffcache.experiments.ablation import ablate, ablation_rows, first_head, seeded, summary_rows

@@ -46,8 +46,7 @@ def run_train_heads(
 ) -> None:
     """``diffcache train-heads``."""
     pipeline = load_pipeline(file, overrides)
-    device, presets = overrides.get("heads.device"), overrides.get(ALL_PRESETS)
-    pipeline = chosen_heads(pipeline, heads, settings=named_settings(settings), device=device, presets=presets)
+    pipeline = chosen_heads(pipeline, heads, settings=named_settings(settings), overrides=overrides)
     with shown() as on_event:
         from diffcache.experiments import train_pipeline
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from diffcache.cli.commands import chosen_heads, features_for, named_settings
 from diffcache.cli.output import echo, plain_table, table_lines
+from diffcache.cli.preparing import chosen_heads, features_for, named_settings
 from diffcache.cli.progress import shown
 from diffcache.cli.stores import named_runs
 from diffcache.config import LINEAR, Pipeline, load_pipeline
@@ -74,7 +74,7 @@ def run_judge(
             judged = _named_run(run, pipeline)
             features = features_of(judged, pipeline, settings=named or (), on_event=on_event)
         else:
-            chosen = chosen_heads(pipeline, heads, settings=named, device=overrides.get("heads.device"))
+            chosen = chosen_heads(pipeline, heads, settings=named, overrides=overrides)
             pipeline = chosen if heads is not None else judged_heads(chosen, settings=named)
             features = features_for(pipeline, recipe, on_event)
             judged = chosen_run(pipeline, features, kinds=heads or LINEAR, on_event=on_event)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from diffcache.config import HEADS, PRESETS, SPLITS, HeadSweep, Pipeline, head_sweep, one_of
+from diffcache.config import ALL_PRESETS, HEADS, PRESETS, SPLITS, HeadSweep, Pipeline, head_sweep, one_of
 from diffcache.errors import ConfigError, ImageError, MissingError, NotCachedError
 from diffcache.events import Notice, OnEvent
 from diffcache.setting import Setting
@@ -65,11 +65,22 @@ def chosen_heads(
     kinds: Sequence[str] | None,
     *,
     settings: tuple[Setting, ...] | None,
-    device: str | None,
-    presets: Sequence[str] | None = None,
+    overrides: Mapping[str, Any],
 ) -> Pipeline:
-    """The pipeline with only some heads, or with its heads on some settings, or on another device than each names."""
+    """The pipeline with only some heads, or with its heads on some settings, or on another device than each names.
+
+    Args:
+        pipeline: as its file and the overrides say.
+        kinds: of heads, in place of all that the file has.
+        settings: in place of those that each head names.
+        overrides: what the command line replaced: a device is for heads that name their own too, and presets are for
+            kinds that the file has no table of.
+
+    Raises:
+        ConfigError: an unknown kind.
+    """
     heads = list(pipeline.heads.heads)
+    device, presets = overrides.get("heads.device"), overrides.get(ALL_PRESETS)
     if kinds is not None:
         for kind in kinds:
             one_of(*HEADS)(kind, "--head")

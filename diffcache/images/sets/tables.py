@@ -156,7 +156,11 @@ def _features(schema: Any) -> dict[str, Any]:
 
 @contextmanager
 def _errors(file: Path) -> Iterator[None]:
-    """Turns what Arrow raises of a file that it cannot read into one line; its errors are all of these."""
+    """Turns what Arrow raises of a file that it cannot read into one line.
+
+    ``ArrowNotImplementedError``, of a type or a compression that its build lacks, is Python's NotImplementedError; the
+    rest of its errors are the others that are caught here.
+    """
     try:
         yield
     except DiffcacheError:
