@@ -12,7 +12,7 @@ BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install plan extract train-heads verify test test-slow lint bench clean
+.PHONY: help install plan extract train-heads verify report reproduce test test-slow lint bench clean
 
 help:  ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,24 @@ train-heads: $(READY)  ## Stage two: train the heads of PIPELINE; what is missin
 
 verify: $(READY)  ## Check every byte of the stores of PIPELINE; ARGS=--repair puts right what is bad
 	$(BIN)/diffcache verify $(PIPELINE) $(ARGS)
+
+report: $(READY)  ## One HTML page of what was found of PIPELINE
+	$(BIN)/diffcache report $(PIPELINE) $(ARGS)
+
+DEMO := pipelines/fashion_mnist.toml
+ABLATION := pipelines/fashion_mnist_ablation.toml
+DIGITS := pipelines/digits.toml
+
+reproduce: $(READY)  ## Every experiment on the demo, and its report; stopped, it goes on
+	$(BIN)/diffcache train-heads $(DEMO)
+	$(BIN)/diffcache ablate $(ABLATION)
+	$(BIN)/diffcache judge $(DEMO)
+	$(BIN)/diffcache draws $(DEMO)
+	$(BIN)/python pipelines/digits.py data/digits
+	$(BIN)/diffcache train-heads $(DIGITS)
+	$(BIN)/diffcache noise $(DEMO)
+	$(BIN)/diffcache project $(DEMO)
+	$(BIN)/diffcache report $(DEMO) $(ABLATION) $(DIGITS)
 
 test: $(READY)  ## The tests, some minutes
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from diffcache.config import head_config, head_sweep, load_pipeline
     from diffcache.errors import DiffcacheError
-    from diffcache.experiments import plan_pipeline
+    from diffcache.experiments import plan_pipeline, predict
     from diffcache.extraction import extract
     from diffcache.heads import Run, find_runs, load_run, train_head, train_sweep
     from diffcache.images import open_split
@@ -56,6 +56,7 @@ _HOME = {
     "open_cache": "cache",
     "open_split": "images",
     "plan_pipeline": "experiments",
+    "predict": "experiments",
     "repair_store": "cache",
     "train_head": "heads",
     "train_sweep": "heads",
@@ -85,6 +86,7 @@ __all__ = [
     "open_cache",
     "open_split",
     "plan_pipeline",
+    "predict",
     "repair_store",
     "train_head",
     "train_sweep",

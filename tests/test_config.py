@@ -157,7 +157,10 @@ class TestGood:
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"imgaes": {}}, "unknown key 'imgaes'; did you mean 'images'"),
-    "no nearest key": ({"zzz": 1}, "unknown key 'zzz'; known: name, cache, runs, images, backbone, extract, heads"),
+    "no nearest key": (
+        {"zzz": 1},
+        "unknown key 'zzz'; known: name, cache, runs, results, images, backbone, extract, heads, ablate, draws",
+    ),
     "no images": ({"images": ...}, r"the table \[images\] is missing"),
     "no backbone": ({"backbone": ...}, r"the table \[backbone\] is missing"),
     "no extract": ({"extract": ...}, r"the table \[extract\] is missing"),
@@ -190,11 +193,15 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"images.test": {"format": "idx", "images": "i", "labels": "l", "path": "p"}},
         r'images\.test\.path: format "idx" takes images and labels only',
     ),
-    "format of images": ({"images.format": "tar"}, r"""format: expected one of "folder", "idx", got 'tar'$"""),
+    "format of images": (
+        {"images.format": "tar"},
+        r"""format: expected one of "folder", "idx", .*"huggingface", got 'tar'$""",
+    ),
     "links": ({"images.test.follow_links": 1}, "follow_links: expected true or false, got 1"),
     "no class names": ({"images.class_names": []}, "class_names: expected at least one value"),
     "class name no text": ({"images.class_names": ["a", 5]}, r"class_names\[1\]: expected a text .* got 5"),
     "class name twice": ({"images.class_names": ["a", "b", "a"]}, "class_names: expected values that differ, 'a' is"),
+    "made by no text": ({"images.made_by": 5}, "images.made_by: expected a text"),
     "no card": ({"backbone.card": ...}, "backbone: card is missing"),
     "card no text": ({"backbone.card": 5}, r"backbone\.card: expected a text"),
     "backbone key": ({"backbone.weigths": "x"}, "backbone: unknown key 'weigths'; did you mean 'weights'"),
@@ -389,7 +396,7 @@ KEYS = st.sampled_from(
         "backbone",
         "extract",
         "heads",
-        *(f"images.{key}" for key in ("name", "format", "class_names", "train", "test")),
+        *(f"images.{key}" for key in ("name", "format", "class_names", "made_by", "train", "test")),
         *(f"images.train.{key}" for key in ("format", "path", "images", "labels", "follow_links")),
         *(f"backbone.{key}" for key in ("card", "weights", "precision", "device", "condition")),
         *(f"extract.{key}" for key in ("t", "b", "pool", "draws", "seed", "format", "dtype", "batch_size")),

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cache": CORE - {"config"},
     "extraction": _BACKBONES | {"backbones", "cache"},
     "heads": _STAGE_TWO,
-    "analysis": _STAGE_TWO,
+    "analysis": _STAGE_TWO | {"heads"},  # of caches and of runs, which are the heads'
     "experiments": _EXPERIMENTS,
     "cli": _EXPERIMENTS | {"experiments"},
     "__main__": {"cli"},

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from diffcache import __version__
 from diffcache.cli.options import (
+    Numbers,
+    Words,
     backbone_options,
     extract_options,
     grid_options,
     head_options,
+    judge_options,
     overrides,
     pipeline_file,
+    seeds_option,
 )
 from diffcache.errors import DiffcacheError
 
@@ -36,7 +41,7 @@ class _Group(click.Group):
             _say(str(error))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt as error:
-            goes_on = ctx.invoked_subcommand in ("extract", "train-heads")
+            goes_on = ctx.invoked_subcommand in ("extract", "train-heads", "ablate", "draws")
             kept = "; what was committed is kept, and the same command goes on from there" if goes_on else ""
             click.echo(f"\n{str(error) or f'interrupted{kept}'}", err=True)
             ctx.exit(INTERRUPTED)
@@ -99,6 +104,139 @@ def train_heads(pipeline: str, **options: Any) -> None:
     run_train_heads(
         pipeline, overrides(options), settings=options["setting"], heads=options["head"], recipe=options["recipe"]
     )
+
+
+@main.command(short_help="Heads over t, b, pool and seeds, with curves and a heatmap.")
+@pipeline_file
+@grid_options
+@extract_options
+@backbone_options
+@head_options
+@seeds_option
+def ablate(pipeline: str, **options: Any) -> None:
+    """Train the heads of PIPELINE over its grid with several seeds; write a table and the paper's curves.
+
+    What is missing is extracted first; runs that exist are not repeated.
+    """
+    from diffcache.cli.ablating import run_ablate
+
+    run_ablate(
+        pipeline,
+        overrides(options),
+        settings=options["setting"],
+        heads=options["head"],
+        recipe=options["recipe"],
+    )
+
+
+@main.command(short_help="What stored noise costs against fresh noise in every epoch.")
+@pipeline_file
+@extract_options
+@backbone_options
+@click.option("--setting", type=Words("SETTING,..."), help="On these settings, such as t90/b24/pool2.")
+@click.option("--epochs", type=int, metavar="N", help="Epochs of every arm.")
+@seeds_option
+@click.option("--runs", type=click.Path(path_type=Path), help="Folder of the runs.")
+def draws(pipeline: str, **options: Any) -> None:
+    """Train the linear head of PIPELINE on 1, 4 and 8 stored draws, and with fresh noise in every epoch."""
+    from diffcache.cli.drawing import run_draws
+
+    named = {"draws.settings": options["setting"], "draws.epochs": options["epochs"], "draws.seeds": options["seeds"]}
+    replaced = {key: value for key, value in named.items() if value is not None}
+    options = {**options, "seeds": None}
+    run_draws(pipeline, {**overrides(options), **replaced})
+
+
+@main.command(short_help="What a trained head says of new images.")
+@click.argument("run")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
+@click.option("--top", type=click.IntRange(1), default=3, show_default=True, metavar="K", help="Classes an image.")
+@click.option("--draws", type=click.IntRange(1), default=1, metavar="N", help="Average over N noise draws.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--weights", type=click.Path(path_type=Path), help="File of the network's weights, else looked for.")
+@click.option("--runs", default="runs", show_default=True, help="Folder of the runs, to find RUN by its id.")
+@click.option("--device", default="auto", help="Where it is computed: auto, cpu, cuda, cuda:1, mps, ...")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="In place of that of the run's features."
+)
+@click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images computed together.")
+@click.pass_context
+def predict(ctx: click.Context, run: str, images: tuple[Path, ...], **options: Any) -> None:
+    """Classify IMAGEs, files or folders, by the head of RUN: a run's folder, or the beginning of its id.
+
+    They go through the network and the settings that the run's features came from. The noise depends on an image's
+    name, or on its path below the folder that is named; --draws averages it out. Exit status 1: some image could not
+    be read, the others are predicted.
+    """
+    from diffcache.cli.predicting import run_predict
+
+    ctx.exit(int(not run_predict(run, images, **options)))
+
+
+@main.command(short_help="More ways to judge features than accuracy.")
+@click.argument("pipeline", type=click.Path(), required=False)
+@grid_options
+@extract_options
+@backbone_options
+@head_options
+@judge_options
+def judge(pipeline: str | None, **options: Any) -> None:
+    """Judge features by neighbours, few labels, classes, confusions and calibration, and write what was found.
+
+    Without options, what is judged is the setting and linear head of PIPELINE that validation chooses; what is missing
+    is extracted and trained first, as `train-heads` does.
+    """
+    from diffcache.cli.judging import run_judge
+
+    run_judge(
+        pipeline,
+        overrides(options),
+        settings=options["setting"],
+        heads=options["head"],
+        recipe=options["recipe"],
+        run=options["judged"],
+        parts=options["part"],
+        ks=options["k"],
+        amounts=options["labels"],
+        as_json=options["as_json"],
+    )
+
+
+@main.command(short_help="A picture of images with more and more noise.")
+@pipeline_file
+@click.option("--t", "ts", type=Numbers(), help="Time steps.")
+@backbone_options
+def noise(pipeline: str, ts: tuple[int, ...] | None, **options: Any) -> None:
+    """Draw test images of PIPELINE at several time steps, with the noise that their features are made with."""
+    from diffcache.cli.reporting import run_noise
+
+    run_noise(pipeline, overrides(options), ts=ts)
+
+
+@main.command(short_help="A picture of features in two dimensions, coloured by class.")
+@pipeline_file
+@extract_options
+@backbone_options
+@click.option("--setting", type=Words("SETTING"), help="Which features; by default those that validation chooses.")
+@click.option("--method", type=Words("METHOD,..."), default="pca,tsne", show_default=True, help="pca, tsne.")
+@click.option("--runs", type=click.Path(path_type=Path), help="Folder of the runs.")
+def project(pipeline: str, **options: Any) -> None:
+    """Project the test features of a setting of PIPELINE to two dimensions: principal components and t-SNE."""
+    from diffcache.cli.reporting import run_project
+
+    run_project(pipeline, overrides(options), settings=options["setting"], methods=options["method"])
+
+
+@main.command(short_help="One HTML page of all that was found.")
+@click.argument("pipelines", nargs=-1, required=True, metavar="PIPELINE...", type=click.Path())
+@click.option("--out", type=click.Path(path_type=Path), help="The file; by default report.html beside the results.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Root folder of the cache.")
+@click.option("--runs", type=click.Path(path_type=Path), help="Folder of the runs.")
+def report(pipelines: tuple[str, ...], out: Path | None, **options: Any) -> None:
+    """Write one HTML file that opens offline: results, curves, tables that sort, mistakes, costs, commands."""
+    from diffcache.cli.reporting import run_report
+
+    run_report(pipelines, overrides(options), out=out)
 
 
 @main.command(short_help="The networks, and their blocks.")

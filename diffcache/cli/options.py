@@ -13,7 +13,7 @@ from diffcache.config import ALL_PRESETS, HEADS
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Numbers(click.ParamType):
+class Numbers(click.ParamType):
     """Whole numbers separated by commas."""
 
     name = "N,N,..."
@@ -50,7 +50,7 @@ class _Card(click.ParamType):
         return Path(value) if str(value).endswith(".toml") else value
 
 
-class _Words(click.ParamType):
+class Words(click.ParamType):
     """Words separated by commas."""
 
     def __init__(self, name: str) -> None:
@@ -83,6 +83,8 @@ _KEYS = {
     "device": "backbone.device",
     "preset": ALL_PRESETS,
     "compile": "backbone.compile",
+    "seeds": "ablate.seeds",
+    "tensorboard": "heads.tensorboard",
 }
 """Option to the key of the pipeline file that it replaces."""
 
@@ -107,13 +109,13 @@ def _all(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 pipeline_file = click.argument("pipeline", type=click.Path())
 
 grid_options = _all(
-    click.option("--t", type=_Numbers(none="-"), help="Time steps."),
-    click.option("--b", type=_Numbers(), help="Block numbers, as `diffcache blocks` lists them."),
-    click.option("--pool", type=_Numbers(), help="Pool sides; 0 keeps whole maps."),
+    click.option("--t", type=Numbers(none="-"), help="Time steps."),
+    click.option("--b", type=Numbers(), help="Block numbers, as `diffcache blocks` lists them."),
+    click.option("--pool", type=Numbers(), help="Pool sides; 0 keeps whole maps."),
     click.option("--draws", type=int, metavar="K", help="Noise draws an image."),
     click.option(
         "--setting",
-        type=_Words("SETTING,..."),
+        type=Words("SETTING,..."),
         help="These settings, with all draws, instead of the grid, such as t90/b24/pool2.",
     ),
 )
@@ -146,9 +148,34 @@ backbone_options = _all(
     ),
 )
 
+seeds_option = click.option("--seeds", type=Numbers(), help="Seeds of the heads, such as 0,1,2.")
+
 head_options = _all(
-    click.option("--head", type=_Words("HEAD,..."), help=f"Only these heads of {', '.join(HEADS)}."),
-    click.option("--preset", type=_Words("NAME,..."), help="Presets of all heads that have them, one head each."),
+    click.option("--head", type=Words("HEAD,..."), help=f"Only these heads of {', '.join(HEADS)}."),
+    click.option("--preset", type=Words("NAME,..."), help="Presets of all heads that have them, one head each."),
     click.option("--runs", type=click.Path(path_type=Path), help="Folder of the runs."),
     click.option("--recipe", metavar="FINGERPRINT", help="Train on the features of this recipe."),
+    click.option(
+        "--tensorboard/--no-tensorboard", default=None, help="Write event files of the epochs into the runs' folders."
+    ),
+)
+
+
+def _list_judgements(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from diffcache.cli.judging import list_judgements  # only now: no other command imports it
+
+        list_judgements()
+        ctx.exit()
+
+
+judge_options = _all(
+    click.option("--run", "judged", metavar="RUN", help="Judge this run: a folder, or the beginning of an id."),
+    click.option("--part", type=Words("PART,..."), help="Only these parts; --list names them."),
+    click.option("--k", type=Numbers(), help="Numbers of neighbours to choose from."),
+    click.option("--labels", type=Words("N|N%,..."), help="Amounts of labels: so many a class, or a share of all."),
+    click.option("--json", "as_json", is_flag=True, help="Print the results as JSON."),
+    click.option(
+        "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_judgements, help="List the parts."
+    ),
 )

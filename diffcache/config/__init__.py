@@ -8,6 +8,7 @@ from diffcache.config.checks import one_of
 from diffcache.config.fusing import in_short
 from diffcache.config.presets import PRESETS
 from diffcache.config.reading import ALL_PRESETS, head_config, head_fields, head_sweep, load_pipeline, parse_pipeline
+from diffcache.config.sets import SETS, SetConfig
 from diffcache.config.tables import (
     HEADS,
     LINEAR,
@@ -29,6 +30,7 @@ __all__ = [
     "HEADS",
     "LINEAR",
     "PRESETS",
+    "SETS",
     "SPLITS",
     "SWEPT",
     "TRAINED",
@@ -39,6 +41,7 @@ __all__ = [
     "HeadsConfig",
     "ImagesConfig",
     "Pipeline",
+    "SetConfig",
     "SplitConfig",
     "head_config",
     "head_fields",

@@ -157,6 +157,14 @@ def time_step(value: Any, where: str) -> int | None:
     return None if value in ("-", None) else whole(*SPANS["t"])(value, where)
 
 
+def setting(value: Any, where: str) -> Setting:
+    """One setting, such as ``"t90/b24/pool2"``."""
+    try:
+        return Setting.parse(value)
+    except SettingError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
 def chosen_settings(value: Any, where: str) -> str | tuple[Setting, ...]:
     """``"all"``, ``"best"`` or a list of settings."""
     if value in ("all", "best"):

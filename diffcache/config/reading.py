@@ -14,6 +14,7 @@ from typing import Any
 from diffcache.config.checks import at_home, different, fail, file_path, name, number, one_of, text
 from diffcache.config.fusing import fused_settings
 from diffcache.config.presets import preset_values, with_presets
+from diffcache.config.sets import NEEDED, SETS, SetConfig
 from diffcache.config.tables import (
     HEAD_DEFAULTS,
     HEADS,
@@ -24,7 +25,9 @@ from diffcache.config.tables import (
     SWEEP_DEFAULTS,
     SWEPT,
     TRAINED,
+    AblateConfig,
     BackboneConfig,
+    DrawsConfig,
     ExtractConfig,
     HeadConfig,
     HeadsConfig,
@@ -81,7 +84,7 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
         table[key] = at_home(value, dotted).absolute() if isinstance(value, Path) else value
 
     where = str(file)
-    _known(values, ("name", "cache", "runs", "results", "images", "backbone", "extract", "heads"), where)
+    _known(values, [field.name for field in dataclasses.fields(Pipeline) if field.name != "file"], where)
     backbone = values.get("backbone")
     imported = isinstance(backbone, Mapping) and backbone.get("imported") is not None
     for needed in ("images", "backbone") if imported else ("images", "backbone", "extract"):
@@ -109,6 +112,8 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
         backbone=network,
         extract=_extract(values.get("extract", {}), f"{where}: extract", folder, imported=imported),
         heads=heads,
+        ablate=_read(AblateConfig, values.get("ablate", {}), f"{where}: ablate", None),
+        draws=_read(DrawsConfig, values.get("draws", {}), f"{where}: draws", None),
     )
 
 
@@ -204,9 +209,12 @@ def _extract(values: Any, where: str, folder: Path, *, imported: bool) -> Extrac
 
 
 def _images(values: dict[str, Any], where: str, folder: Path, *, imported: bool) -> ImagesConfig:
-    _known(values, ("name", "format", "class_names", *SPLITS), where)
     if "name" not in values:
         raise ConfigError(f"{where}: name is missing")
+    if "format" in values and one_of("folder", "idx", *SETS)(values["format"], f"{where}.format") in SETS:
+        whole = _image_set(values, where, folder)
+        return ImagesConfig(name=name(values["name"], f"{where}.name"), splits={}, whole=whole)
+    _known(values, ("name", "format", "class_names", "made_by", *SPLITS), where)
     splits = {}
     for split in SPLITS:
         if split not in values:
@@ -222,7 +230,20 @@ def _images(values: dict[str, Any], where: str, folder: Path, *, imported: bool)
         name=name(values["name"], f"{where}.name"),
         splits=splits,
         class_names=None if names is None else different(text)(names, f"{where}.class_names"),
+        made_by=text(values["made_by"], f"{where}.made_by") if "made_by" in values else None,
     )
+
+
+def _image_set(values: dict[str, Any], where: str, folder: Path) -> SetConfig:
+    """A set in its authors' layout: a root, and the options that this set has."""
+    checks = {"root": file_path, **SETS[values["format"]]}
+    _known(values, ("name", "format", *checks), where)
+    for needed in ("root", *NEEDED.get(values["format"], ())):
+        if needed not in values:
+            raise ConfigError(f'{where}: format "{values["format"]}" needs {needed}, which is missing')
+    read = {key: check(values[key], f"{where}.{key}") for key, check in checks.items() if key in values}
+    read = {key: _within(folder, value) if isinstance(value, Path) else value for key, value in read.items()}
+    return SetConfig(format=values["format"], root=read.pop("root"), options=read)
 
 
 def _heads(values: dict[str, Any], where: str) -> HeadsConfig:

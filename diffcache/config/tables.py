@@ -14,16 +14,19 @@ from diffcache.config.checks import (
     checked,
     chosen_settings,
     condition,
+    different,
     file_path,
     flag,
     many,
     name,
     one_of,
     real,
+    setting,
     text,
     time_step,
     whole,
 )
+from diffcache.config.sets import SetConfig
 from diffcache.errors import ConfigError
 from diffcache.setting import SPANS, Setting, grid
 
@@ -67,13 +70,18 @@ class ImagesConfig:
 
     Attributes:
         name: the image set's name, part of a store's key.
-        splits: split name to its place; ``train`` and ``test``, which pipelines of imported features need not have.
+        splits: split name to its place; ``train`` and ``test``, which pipelines of imported features need not have;
+            empty where ``whole`` is given.
         class_names: names of the classes in label order, where the files do not tell them.
+        whole: the set in the layout of its authors, which tells its own splits.
+        made_by: the command that writes the files, where they are not downloaded; for the error line that lacks them.
     """
 
     name: str
     splits: Mapping[str, SplitConfig]
     class_names: tuple[str, ...] | None = None
+    whole: SetConfig | None = None
+    made_by: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,12 +359,40 @@ class HeadsConfig:
         validation: share of each class's training images that is held out to choose by.
         split_seed: seed of that choice.
         pixels: whether the linear head is also trained on raw pixels, to compare with.
+        tensorboard: whether runs also get event files of their epochs; no part of what a run is.
     """
 
     heads: tuple[HeadSweep, ...] = ()
     validation: float = checked(real(0, 0.9, above=True), 0.1)
     split_seed: int = checked(whole(0, 2**63 - 1), 0)
     pixels: bool = checked(flag, False)
+    tensorboard: bool = checked(flag, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateConfig:
+    """What ``ablate`` adds to the grid and the heads.
+
+    Attributes:
+        seeds: of the initial weights and of dropout; every head that has a seed is trained from each.
+    """
+
+    seeds: tuple[int, ...] = checked(different(whole(0, 2**63 - 1)), (0, 1, 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawsConfig:
+    """What ``draws`` measures.
+
+    Attributes:
+        settings: the linear head is trained on each, in every arm.
+        epochs: of every arm; with fresh noise the network runs once in each.
+        seeds: of the heads.
+    """
+
+    settings: tuple[Setting, ...] = checked(different(setting), ())
+    epochs: int = checked(whole(1, 100_000), 12)
+    seeds: tuple[int, ...] = checked(different(whole(0, 2**63 - 1)), (0, 1, 2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,3 +416,5 @@ class Pipeline:
     backbone: BackboneConfig
     extract: ExtractConfig
     heads: HeadsConfig
+    ablate: AblateConfig
+    draws: DrawsConfig

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from diffcache.experiments.features import FeatureSet, find_features
     from diffcache.experiments.opening import open_images
     from diffcache.experiments.plan import Plan, plan_pipeline
+    from diffcache.experiments.predicting import Predicted, Prediction, predict
     from diffcache.experiments.stage_one import extract_pipeline
     from diffcache.experiments.stage_two import HeadsResult, train_pipeline
 
@@ -19,10 +20,13 @@ _HOME = {
     "FeatureSet": "features",
     "HeadsResult": "stage_two",
     "Plan": "plan",
+    "Predicted": "predicting",
+    "Prediction": "predicting",
     "extract_pipeline": "stage_one",
     "find_features": "features",
     "open_images": "opening",
     "plan_pipeline": "plan",
+    "predict": "predicting",
     "train_pipeline": "stage_two",
 }
 
@@ -30,10 +34,13 @@ __all__ = [
     "FeatureSet",
     "HeadsResult",
     "Plan",
+    "Predicted",
+    "Prediction",
     "extract_pipeline",
     "find_features",
     "open_images",
     "plan_pipeline",
+    "predict",
     "train_pipeline",
 ]
 

@@ -11,6 +11,7 @@ from diffcache.experiments.needs import evaluated, head_settings
 from diffcache.heads import stratified_split
 from diffcache.heads.fusion import check_fusion
 from diffcache.heads.models import CNN_SIDE, check_fit, fits
+from diffcache.heads.runs.tensorboard import require_tensorboard
 from diffcache.images import ImageSource
 
 
@@ -21,9 +22,12 @@ def check_heads(pipeline: Pipeline) -> None:
         ConfigError: it names no heads.
         SettingError: a setting that the backbone does not have, or at another draw than heads are evaluated on.
         HeadError: a head that does not fit one of its settings.
+        DependencyError: event files are asked for, and TensorBoard is not installed.
     """
     if not pipeline.heads.heads:
         raise ConfigError(f"{pipeline.file}: no heads; add a table such as [heads.linear]")
+    if pipeline.heads.tensorboard:
+        require_tensorboard()
     if pipeline.backbone.imported is not None:
         for setting in head_settings(pipeline):
             if setting != IMPORTED:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from diffcache.backbones import Card, load_card
 from diffcache.config import SPLITS, Pipeline
-from diffcache.errors import ConfigError, ImageError
+from diffcache.errors import ConfigError, ImageError, MissingError
 from diffcache.events import Notice, OnEvent, ignore
-from diffcache.images import ImageSource, open_split
+from diffcache.images import ImageSource, open_set, open_split
 
 if TYPE_CHECKING:
     from diffcache.backbones import Backbone
@@ -17,18 +17,34 @@ if TYPE_CHECKING:
 
 def open_images(pipeline: Pipeline, *, on_event: OnEvent = ignore) -> dict[str, ImageSource]:
     """The splits of a pipeline's image set, with one numbering of the classes."""
+    images = pipeline.images
+    if images.whole is None:
+        sources = _open_splits(pipeline)
+    else:
+        opened = open_set(images.whole)
+        for notice in opened.notices:
+            on_event(Notice(f"{images.name}: {notice}"))
+        sources = dict(opened.splits)
+    for split, source in sources.items():
+        if source.skipped:
+            on_event(Notice(f"{images.name}/{split}: {source.skipped:,} files that are no images were skipped"))
+        if not len(source):
+            raise ImageError(f"{images.name}/{split}: expected at least one image, found none")
+    return sources
+
+
+def _open_splits(pipeline: Pipeline) -> dict[str, ImageSource]:
     names: Sequence[str] | None = pipeline.images.class_names
     sources: dict[str, ImageSource] = {}
     for split in SPLITS:
         if split not in pipeline.images.splits:  # of imported features
             raise ConfigError(f"{pipeline.file}: the table [images.{split}] is missing, so the images are unknown")
-        source = open_split(pipeline.images.splits[split], class_names=names)
-        if source.skipped:
-            on_event(
-                Notice(f"{pipeline.images.name}/{split}: {source.skipped:,} files that are no images were skipped")
-            )
-        if not len(source):
-            raise ImageError(f"{pipeline.images.name}/{split}: expected at least one image, found none")
+        try:
+            source = open_split(pipeline.images.splits[split], class_names=names)
+        except MissingError as error:
+            if pipeline.images.made_by is None:
+                raise
+            raise MissingError(f"{error}; `{pipeline.images.made_by}` writes them") from None
         names = source.class_names
         sources[split] = source
     return sources

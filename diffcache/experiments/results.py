@@ -105,8 +105,8 @@ def read_result(file: Path) -> Result:
                 f"{file}: a result of another version of diffcache (format {brief(version)}, this one reads "
                 f"{RESULT_FORMAT}); run its command again"
             )
-        lists = {key: tuple(values.pop(key)) for key in ("rows", "findings", "figures")}
-        return Result(**values, **lists)
+        lists: dict[str, Any] = {key: tuple(values[key]) for key in ("rows", "findings", "figures")}
+        return Result(**{**values, **lists})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, ConfigError):
             raise

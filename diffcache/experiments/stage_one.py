@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from diffcache.backbones import Card, load_card
 from diffcache.backbones.recipes import check_arguments
@@ -18,6 +19,9 @@ from diffcache.extraction.survey import Extracted, all_cached
 from diffcache.images import ImageSource
 from diffcache.recipe import Recipe
 from diffcache.setting import Setting
+
+if TYPE_CHECKING:
+    from diffcache.backbones import Backbone
 
 
 def extract_pipeline(
@@ -76,6 +80,7 @@ def extract_into(
     source: ImageSource,
     split: str,
     derive: bool | None = None,
+    backbone: Backbone | None = None,
     on_event: OnEvent = ignore,
 ) -> Extracted:
     """Bring one store of a pipeline to hold some settings; arguments of the extraction are the pipeline's.
@@ -88,13 +93,14 @@ def extract_into(
         source: the images.
         split: of the image set.
         derive: in place of the pipeline's.
+        backbone: the pipeline's in that precision, where it is open already.
         on_event: hears of progress.
     """
     from diffcache.extraction.run import extract
 
     config = pipeline.extract
     return extract(
-        pipeline_backbone(pipeline, card, precision=recipe.precision),
+        backbone or pipeline_backbone(pipeline, card, precision=recipe.precision),
         source,
         settings,
         cache=open_cache(pipeline.cache),

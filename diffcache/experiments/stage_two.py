@@ -13,6 +13,7 @@ from diffcache.experiments.needs import evaluated
 from diffcache.experiments.recipes import PIXELS
 from diffcache.heads import Features, PairedDifference, Run, best_run, train_sweep
 from diffcache.heads.models import fits
+from diffcache.heads.runs.tensorboard import write_events
 from diffcache.setting import Setting
 
 
@@ -148,8 +149,11 @@ class _Trainer:
             validation=self.pipeline.heads.validation,
             split_seed=self.pipeline.heads.split_seed,
             backbone="pixels" if pixels else self.features.backbone,
+            weights=None if pixels else self.pipeline.backbone.weights,
             on_event=self.on_event,
         )
+        if self.pipeline.heads.tensorboard:
+            write_events(run, on_event=self.on_event)
         if head.preset is not None:
             self.presets[run.id] = head.preset
         return run

@@ -30,6 +30,7 @@ from diffcache.heads.data.features import (
     marks_notice,
     usable_rows,
 )
+from diffcache.heads.data.fresh import Fresh
 from diffcache.heads.data.fused import FusedFeatures, check_fused, name_of, part_shapes, parts_of
 from diffcache.heads.data.order import GroupedOrder, machine_memory, order_for
 from diffcache.heads.data.passes import Passes
@@ -87,9 +88,11 @@ def train_sweep(
     *,
     runs: Path,
     draws: Sequence[Features] = (),
+    fresh: Fresh | None = None,
     validation: float = 0.1,
     split_seed: int = 0,
     backbone: str | None = None,
+    weights: Path | None = None,
     save_seconds: float = 5.0,
     on_event: OnEvent = ignore,
 ) -> Run:
@@ -109,9 +112,11 @@ def train_sweep(
         draws: draws 1, 2, ... of the training features, in order. In each epoch each training row is
             taken from ``train`` or from one of these, at random; a fitted head is fitted to all of them.
             Validation and statistics use ``train``.
+        fresh: makes the training rows' features new in every epoch, in place of draws; for heads trained by steps.
         validation: share of each class's training rows to validate on, in (0, 1).
         split_seed: seed of that choice.
         backbone: name of the network, for the record; by default the recipe's kind of network.
+        weights: file of its weights, for the record, so that it is found again; the recipe holds its hash.
         save_seconds: least time between two writings of the state to go on from.
         on_event: told of progress, an epoch at a time.
 
@@ -127,6 +132,9 @@ def train_sweep(
     check_fused(train, test, draws, fuses=config.kind == "fusion")
     check_pair(train, test)
     check_draws(train, draws)
+    if fresh is not None and (draws or config.kind not in TRAINED):
+        what = "draws" if draws else f"a {config.kind} head, which is fitted"
+        raise HeadError(f"{where}: fresh features in every epoch cannot be had with {what}")
     device = resolve_device(config.device)
     require_values(device)
     precision = resolve_precision(config.precision, device) if config.kind in TRAINED else "fp32"
@@ -134,6 +142,8 @@ def train_sweep(
     identity = run_identity(
         train, test, sweep, draws=draws, order=order, precision=precision, validation=validation, split_seed=split_seed
     )
+    if fresh is not None:
+        identity["fresh"] = fresh.plain()
     joined = len(parts_of(train))
     named = train.setting if joined == 1 else f"{joined}-settings"
     folder = Path(runs) / train.images / run_id(config.kind, named, identity)
@@ -168,10 +178,12 @@ def train_sweep(
             statistics = feature_statistics(train, split.train, where=where) if config.standardize else None
             scaling = Scaling(statistics, device=device)
             rows = _Rows(train, draws, split, config, heads=len(members), order=order, scaling=scaling, device=device)
-            fit = _fit(members, rows, precision=precision, where=where)
+            fit = _fit(members, rows, precision=precision, where=where, fresh=fresh)
             session.run(fit)
             record = _record(train, sweep, identity, members=members, precision=precision, split=split)
             record["backbone"] = backbone if backbone is not None else train.recipe.backbone
+            if weights is not None:
+                record["weights_file"] = str(weights)
             _finish(session, members, rows, test=test, statistics=statistics, precision=precision, record=record)
     return load_run(folder)
 
@@ -307,7 +319,7 @@ class _Rows:
         return Passes(every, piece_rows=piece_rows(heads=heads, classes=len(self.train.class_names)))
 
 
-def _fit(members: Sequence[Member], rows: _Rows, *, precision: str, where: str) -> Fit:
+def _fit(members: Sequence[Member], rows: _Rows, *, precision: str, where: str, fresh: Fresh | None) -> Fit:
     kind = members[0].config.kind
     if kind in TRAINED:
         return Trainer(
@@ -317,6 +329,7 @@ def _fit(members: Sequence[Member], rows: _Rows, *, precision: str, where: str) 
             device=rows.held_out.device,
             precision=precision,
             where=where,
+            fresh=fresh,
         )
     way = LogisticFit if kind == "logistic" else RidgeFit
     return way(members, train=rows.passes(heads=len(members)), validation=rows.held_out, where=where)
@@ -347,7 +360,7 @@ def _record(
             "rows": len(split.validation),
         },
         "features": {"train": identity["train"], "test": identity["test"]},
-        **({"draws": identity["draws"]} if "draws" in identity else {}),
+        **{name: identity[name] for name in ("draws", "fresh") if name in identity},
         "recipe": train.recipe.plain(),
         "parameters": parameter_count(members[0].head),
     }

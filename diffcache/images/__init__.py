@@ -8,8 +8,10 @@ from diffcache.images.augment import Augmentation, Window, augmentation_named
 from diffcache.images.decode import decode, extensions
 from diffcache.images.folder import FolderImages, open_folder
 from diffcache.images.idx import IdxImages, open_idx
+from diffcache.images.listed import ListedImages, list_images
 from diffcache.images.loader import LoadedBatch, Wanted, load_batches
 from diffcache.images.preprocess import Preprocessing, center_crop, to_unit
+from diffcache.images.sets import OpenedSet, open_set
 from diffcache.images.source import ImageSource, LoadedImage, Stamp
 from diffcache.images.split import FORMATS, open_split
 
@@ -19,8 +21,10 @@ __all__ = [
     "FolderImages",
     "IdxImages",
     "ImageSource",
+    "ListedImages",
     "LoadedBatch",
     "LoadedImage",
+    "OpenedSet",
     "Preprocessing",
     "Stamp",
     "Wanted",
@@ -29,9 +33,11 @@ __all__ = [
     "center_crop",
     "decode",
     "extensions",
+    "list_images",
     "load_batches",
     "open_folder",
     "open_idx",
+    "open_set",
     "open_split",
     "to_unit",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from diffcache.config import SplitConfig
 from diffcache.errors import ImageError, MissingError, nearest
-from diffcache.images.decode import decode, extensions
+from diffcache.images.decode import decode
 from diffcache.images.source import LoadedImage, Stamp, check_names, check_row, frozen_labels, shown
+from diffcache.images.walk import Walk, is_image
 
 MAX_FILE_BYTES = 1 << 30
 """No image within Pillow's limit of pixels needs a file this large; it bounds what one row may take of memory."""
@@ -22,13 +23,19 @@ MAX_FILE_BYTES = 1 << 30
 
 @dataclass(frozen=True, eq=False)
 class FolderImages:
-    """A class-folder tree; see :class:`diffcache.images.ImageSource`. Made by :func:`open_folder`."""
+    """Images that are files below a folder; see :class:`diffcache.images.ImageSource`. Made by :func:`open_folder`.
+
+    Attributes:
+        root: the folder.
+        files: where each image is, below the root and with ``/``; by default the ids say so.
+    """
 
     root: Path
     ids: tuple[str, ...] = field(repr=False)
     labels: NDArray[np.int64] = field(repr=False)
     class_names: tuple[str, ...] = field(repr=False)
     skipped: int
+    files: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,7 +79,7 @@ class FolderImages:
             raise ImageError(f"{shown(path)}: cannot be read: {error.strerror or error}") from error
 
     def where(self, i: int) -> str:
-        return f"{self.root}{os.sep}{self.ids[i]}"
+        return f"{self.root}{os.sep}{(self.ids if self.files is None else self.files)[i]}"
 
 
 def from_config(config: SplitConfig, class_names: Sequence[str] | None) -> FolderImages:
@@ -106,13 +113,13 @@ def open_folder(
     if not given.is_dir():
         found = "a file" if given.exists() else "nothing"
         raise MissingError(f"{shown(given)}: expected a folder with one folder of images a class, found {found}")
-    walk = _Walk(given.absolute(), Path(os.path.realpath(given)), follow_links)
+    walk = Walk(given, follow_links=follow_links)
 
     classes: list[str] = []
     for entry, is_folder in walk.entries(given.absolute()):
         if is_folder:
             classes.append(entry.name)
-        elif _is_image(entry.name):
+        elif is_image(entry.name):
             raise ImageError(
                 f"{shown(given)}: expected images in one folder a class, found {shown(entry.name)} directly in it; "
                 f"move it to {shown(given / '<class>' / entry.name)}"
@@ -144,72 +151,3 @@ def open_folder(
         class_names=names,
         skipped=walk.skipped,
     )
-
-
-class _Walk:
-    """Reads folders, and keeps what must be known of the whole tree while doing so."""
-
-    def __init__(self, root: Path, real_root: Path, follow_links: bool) -> None:
-        self.root, self.real_root, self.follow_links = root, real_root, follow_links
-        self.skipped = 0
-        self._linked: set[str] = set()
-
-    def images(self, class_name: str) -> Iterator[str]:
-        """Paths, below the root and with ``/``, of a class's images, in no order."""
-        open_folders = [class_name]
-        while open_folders:
-            folder = open_folders.pop()
-            for entry, is_folder in self.entries(self.root / folder):
-                below = f"{folder}/{entry.name}"
-                if is_folder:
-                    open_folders.append(below)
-                elif _is_image(entry.name):
-                    yield below
-                else:
-                    self.skipped += 1
-
-    def entries(self, folder: Path) -> Iterator[tuple[os.DirEntry[str], bool]]:
-        """What a folder holds and is not hidden, each with whether it is a folder itself."""
-        try:
-            with os.scandir(folder) as found:
-                for entry in found:
-                    if not entry.name.startswith("."):
-                        yield entry, self._is_folder(entry)
-        except OSError as error:
-            raise ImageError(f"{shown(folder)}: the folder cannot be read: {error.strerror or error}") from error
-
-    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
-        try:
-            entry.name.encode()
-        except UnicodeEncodeError:  # an image's path is its id, which is stored as UTF-8 text
-            raise ImageError(f"{shown(entry.path)}: expected a name in UTF-8, found other bytes; rename it") from None
-        if entry.is_symlink():
-            self._check_link(entry)
-        elif _is_image(entry.name) and not entry.is_file() and not entry.is_dir():
-            raise ImageError(f"{shown(entry.path)}: expected an image file, found a pipe, a socket or a device")
-        return entry.is_dir()
-
-    def _check_link(self, entry: os.DirEntry[str]) -> None:
-        target = os.path.realpath(entry.path)
-        if not self.follow_links and not Path(target).is_relative_to(self.real_root):
-            raise ImageError(
-                f"{shown(entry.path)}: a symbolic link out of the image folder, to {shown(target)}; "
-                "it is followed only where follow_links is chosen"
-            )
-        if entry.is_dir():
-            # One rule that ends loops and keeps links upon links from multiplying the walk.
-            if target in self._linked or self.real_root.is_relative_to(target):
-                raise ImageError(
-                    f"{shown(entry.path)}: a symbolic link to {shown(target)}, a folder that contains it or that "
-                    "another link leads to as well; remove one of them"
-                )
-            self._linked.add(target)
-        elif _is_image(entry.name) and not entry.is_file():
-            raise ImageError(
-                f"{shown(entry.path)}: expected an image, found a symbolic link to {shown(target)}, which is no file"
-            )
-
-
-def _is_image(name: str) -> bool:
-    dot = name.rfind(".")
-    return dot > 0 and name[dot:].lower() in extensions()

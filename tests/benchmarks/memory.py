@@ -47,7 +47,7 @@ def pairs(scratch: Path) -> Iterator[Pair]:
 
     gigabytes = ROWS * np.prod(SHAPE) * 2 / 1e9
     for what, peaks in (
-        (f"stage two on a cache of {gigabytes:.1f} GB: a linear head, 3 epochs", of_heads),
+        (f"stage two on a cache of {gigabytes:.1f} GB: a linear head, 8 epochs", of_heads),
         (f"stage one on {IMAGES:,} images, network as small as can be", of_extraction),
     ):
         yield Pair(

@@ -16,7 +16,7 @@ from pathlib import Path
 EVERY = 0.02
 """Seconds between two looks."""
 
-EPOCHS = 3
+EPOCHS = 8
 
 
 def private_bytes() -> int:

@@ -130,8 +130,21 @@ class TestHelp:
         assert done.returncode == 0
         listed = [line.split()[0] for line in done.stdout[done.stdout.index("Commands:") :].splitlines()[1:] if line]
         assert sorted(listed) == [
-            *("blocks", "convert", "diff", "export", "extract", "gc", "import", "info", "ls", "plan", "rm"),
-            *("train-heads", "verify"),
+            *(
+                "ablate",
+                "blocks",
+                "convert",
+                "diff",
+                "draws",
+                "export",
+                "extract",
+                "gc",
+                "import",
+                "info",
+                "judge",
+                "ls",
+            ),
+            *("noise", "plan", "predict", "project", "report", "rm", "train-heads", "verify"),
         ]
 
     @pytest.mark.parametrize("command", ["extract", "train-heads", "blocks", "ls", "info"])

@@ -117,6 +117,11 @@ class Run:
         return channels, height, width
 
     @property
+    def values(self) -> int:
+        """Numbers in a row of features."""
+        return math.prod(self.shape)
+
+    @property
     def parts(self) -> tuple[tuple[int, int, int], ...]:
         """(C, H, W) of each setting's map; a row of a fusion head's features holds their values one after the other."""
         if "fused" not in self.record:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffcache.errors import HeadError
 from diffcache.heads.data.batches import Batches
+from diffcache.heads.data.fresh import Fresh
 from diffcache.heads.training.members import EpochRecord, Member
 from diffcache.heads.training.optimization import build_optimizer, rate_factor, set_rates, smoothed_losses
 from diffcache.heads.training.scoring import autocast, score
@@ -35,6 +36,7 @@ class Trainer:
         device: where the batches come.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         where: head and setting, for errors.
+        fresh: what makes the training rows' features new in every epoch.
     """
 
     def __init__(
@@ -46,11 +48,13 @@ class Trainer:
         device: torch.device,
         precision: str,
         where: str,
+        fresh: Fresh | None = None,
     ) -> None:
         self.members = tuple(members)
         self.config = members[0].config
         self.where = where
         self.precision = precision
+        self._fresh = fresh
         self.epoch, self.epochs = 0, self.config.epochs
         self._train, self._validation, self._device = train, validation, device
         for member in members:
@@ -98,6 +102,8 @@ class Trainer:
             HeadError: a loss that is not finite, of the only head or of all.
         """
         start = time.perf_counter()
+        if self._fresh is not None:
+            self._train.features = self._fresh.begin(self.epoch)
         with _repeatable(self._device):
             train_losses = self._train_epoch(self.epoch)
             validation_losses, top1 = score([g.stack for g in self._groups], self._validation, precision=self.precision)

@@ -1,0 +1,288 @@
+"""Linear CKA between features of the same images: how alike two layers or two networks see them.
+
+Centered kernel alignment with linear kernels (Kornblith et al., "Similarity of Neural Network Representations
+Revisited", ICML 2019, equation 4): with K = X X^T and L = Y Y^T of centred features,
+``CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))``.
+
+:func:`exact_cka` is that of all rows; :func:`minibatch_cka` averages the unbiased estimate of HSIC over batches
+(Nguyen, Raghu & Kornblith, "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021, equations 2 and 3), which
+needs one pass over the rows and estimates what infinitely many rows would give. Either streams over the caches:
+memory grows with the number of settings and with the batch, not with the rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from diffcache.errors import CacheError, HeadError
+
+BATCH = 512
+"""Rows of a batch."""
+
+TILE = 1_024
+"""Side of a tile of the Gram matrices: of 37 settings 155 MB a thread."""
+
+Array = np.ndarray[Any, Any]
+Report = Callable[[int, int], None]
+"""Hears of parts that are done, and of how many there are."""
+
+
+class Rows(Protocol):
+    """What is needed of features; ``diffcache.cache.Features`` has it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def ids(self) -> Sequence[str]: ...
+    @property
+    def marked(self) -> Array: ...
+    def __getitem__(self, rows: slice) -> Array: ...
+
+
+def common_rows(features: Sequence[Rows]) -> Array:
+    """Rows that are usable in all features, as indices, int64; all must be of the same images in the same order.
+
+    Raises:
+        CacheError: they are of other images, or of none.
+    """
+    first = features[0]
+    usable = np.ones(first.shape[0], np.bool_)
+    for other in features:
+        if len(other.ids) != len(first.ids) or list(other.ids) != list(first.ids):
+            where = next((k for k, (a, b) in enumerate(zip(first.ids, other.ids, strict=False)) if a != b), None)
+            what = (
+                f"{len(first.ids):,} and {len(other.ids):,} rows"
+                if where is None
+                else f"row {where} is {first.ids[where]!r:.80} in one and {other.ids[where]!r:.80} in the other"
+            )
+            raise CacheError(f"CKA: expected features of the same images, got {first} and {other}: {what}")
+        usable &= ~other.marked
+    rows = np.flatnonzero(usable)
+    if len(rows) < 4:
+        raise HeadError(f"CKA: expected at least 4 usable rows, got {len(rows)}")
+    return rows
+
+
+def exact_cka(
+    xs: Sequence[Rows],
+    ys: Sequence[Rows] | None = None,
+    *,
+    batch: int = TILE,
+    threads: int | None = None,
+    report: Report | None = None,
+) -> Array:
+    """Linear CKA of all rows, between each of ``xs`` and each of ``ys``.
+
+    By way of the Gram matrices, a tile of them at a time, or of the products of features, whichever takes fewer
+    operations: rows^2 x values for each setting, or rows x values^2 for each pair.
+
+    Args:
+        xs: features of the same images.
+        ys: others; the same as ``xs`` where None.
+        batch: rows of a tile.
+        threads: Dask's; as many as there are cores where None.
+        report: hears of progress.
+
+    Returns:
+        float64 (len(xs), len(ys)), in [0, 1]; not a number where features do not vary.
+
+    Raises:
+        CacheError: features of other images.
+        HeadError: values that are not finite.
+    """
+    every, rows = _every(xs, ys)
+    widths = [math.prod(some.shape[1:]) for some in every]
+    pairs = list(_pairs(len(xs), len(every), square=ys is None))
+    by_tiles = len(rows) ** 2 / 2 * sum(widths)
+    by_products = len(rows) * sum(widths[i] * widths[j] for i, j in pairs)
+    scales = [_scale(some, rows, batch) for some in every]
+    if by_tiles <= by_products:
+        hsic = _tiles(every, rows, scales, batch=batch, threads=threads, report=report)
+    else:
+        hsic = _products(every, rows, scales, pairs, batch=batch, threads=threads, report=report)
+    return _aligned(hsic, len(xs), square=ys is None)
+
+
+def minibatch_cka(
+    xs: Sequence[Rows],
+    ys: Sequence[Rows] | None = None,
+    *,
+    batch: int = BATCH,
+    threads: int | None = None,
+    report: Report | None = None,
+) -> Array:
+    """Linear CKA by the unbiased estimate of HSIC, averaged over batches of consecutive rows; arguments as above.
+
+    The last batch is left out where it has fewer than four rows, of which the estimate is not defined. The diagonal
+    of ``xs`` against themselves is 1; elsewhere the estimate may fall a little out of [0, 1].
+
+    Where rows are sorted by class, batches are of few classes each: rows are taken in a fixed order at a stride, so
+    that a batch holds rows of the whole set.
+    """
+    every, rows = _every(xs, ys)
+    count = max(1, round(len(rows) / batch))
+    batches = [some for k in range(count) if len(some := rows[k::count]) >= 4]
+
+    def one(some: Array) -> Array:
+        grams = np.stack([_gram(features, some) for features in every])
+        return _unbiased(grams)
+
+    total = _summed(one, batches, threads=threads, report=report)
+    return _aligned(total, len(xs), square=ys is None)
+
+
+def _every(xs: Sequence[Rows], ys: Sequence[Rows] | None) -> tuple[list[Rows], Array]:
+    every = [*xs, *(ys or ())]
+    if not xs or (ys is not None and not ys):
+        raise HeadError("CKA: expected features on both sides, got none")
+    return every, common_rows(every)
+
+
+def _pairs(left: int, count: int, *, square: bool) -> list[tuple[int, int]]:
+    """Pairs whose HSIC is needed, the first number at most the second."""
+    own = [(i, i) for i in range(count)]
+    if square:
+        return [*own, *itertools.combinations(range(count), 2)]
+    return [*own, *itertools.product(range(left), range(left, count))]
+
+
+def _read(features: Rows, rows: Array) -> Array:
+    """Some rows as float32 (k, values)."""
+    stride = rows[1] - rows[0] if len(rows) > 1 else 1
+    if (np.diff(rows) == stride).all():
+        values = features[rows[0] : rows[-1] + 1 : stride]
+    else:
+        values = features[rows]  # type: ignore[index]  # where rows are marked
+    return np.asarray(values).reshape(len(rows), -1).astype(np.float32)
+
+
+def _require_finite(features: Rows, total: float) -> None:
+    if not math.isfinite(total):
+        raise HeadError(f"CKA: {features}: expected finite features, got some that are not")
+
+
+Scale = tuple[Array, np.float32]
+"""Mean of each value, float32, and one over the deviation of all: products of what is scaled fit float32."""
+
+
+def _scale(features: Rows, rows: Array, batch: int) -> Scale:
+    width = math.prod(features.shape[1:])
+    total, squares = np.zeros(width), np.zeros(width)
+    for k in range(0, len(rows), batch):
+        values = _read(features, rows[k : k + batch])
+        total += values.sum(axis=0, dtype=np.float64)
+        squares += np.square(values, dtype=np.float64).sum(axis=0)
+    _require_finite(features, float(squares.sum()))
+    mean = total / len(rows)
+    variance = float((squares / len(rows) - mean**2).mean())
+    return mean.astype(np.float32), np.float32(1 / math.sqrt(variance) if variance > 0 else 1)
+
+
+def _scaled(features: Rows, rows: Array, scale: Scale) -> Array:
+    values = _read(features, rows)
+    values -= scale[0]
+    values *= scale[1]
+    return values
+
+
+def _gram(features: Rows, rows: Array) -> Array:
+    """Gram matrix of some rows, float64, without its diagonal; centring and scaling change no estimate but rounding."""
+    values = _read(features, rows)
+    values -= values.mean(axis=0, keepdims=True)
+    deviation = math.sqrt(np.square(values).mean(dtype=np.float64))
+    _require_finite(features, deviation)
+    gram = np.asarray(values @ values.T, np.float64)
+    np.fill_diagonal(gram, 0)
+    return gram
+
+
+def _unbiased(grams: Array) -> Array:
+    """Unbiased HSIC of every pair of Gram matrices with zero diagonals (Song et al. 2012, equation 5)."""
+    count, n, _ = grams.shape
+    flat = grams.reshape(count, -1)
+    sums = grams.sum(axis=2)  # K 1
+    totals = sums.sum(axis=1)
+    traces = flat @ flat.T
+    crossed = sums @ sums.T
+    whole = traces + np.outer(totals, totals) / ((n - 1) * (n - 2)) - 2 / (n - 2) * crossed
+    return np.asarray(whole / (n * (n - 3)))
+
+
+def _tiles(
+    every: Sequence[Rows],
+    rows: Array,
+    scales: Sequence[Scale],
+    *,
+    batch: int,
+    threads: int | None,
+    report: Report | None,
+) -> Array:
+    """HSIC of every pair, in units of the scales: the sum over tiles of the Gram matrices of products of entries."""
+    pieces = [rows[k : k + batch] for k in range(0, len(rows), batch)]
+
+    def one(pair: tuple[Array, Array]) -> Array:
+        left, right = pair
+        same = left is right
+        tiles = np.empty((len(every), len(left), len(right)), np.float32)
+        for features, scale, tile in zip(every, scales, tiles, strict=True):
+            a = _scaled(features, left, scale)
+            np.matmul(a, (a if same else _scaled(features, right, scale)).T, out=tile)
+        flat = tiles.reshape(len(every), -1)
+        return (flat @ flat.T).astype(np.float64) * (1 if same else 2)
+
+    return _summed(one, list(itertools.combinations_with_replacement(pieces, 2)), threads=threads, report=report)
+
+
+def _products(
+    every: Sequence[Rows],
+    rows: Array,
+    scales: Sequence[Scale],
+    pairs: Sequence[tuple[int, int]],
+    *,
+    batch: int,
+    threads: int | None,
+    report: Report | None,
+) -> Array:
+    """HSIC of some pairs from X^T Y, in units of the scales: the sum of its squared entries."""
+    pieces = [rows[k : k + batch] for k in range(0, len(rows), batch)]
+
+    def one(pair: tuple[int, int]) -> Array:
+        i, j = pair
+        product = np.zeros((len(scales[i][0]), len(scales[j][0])))
+        for piece in pieces:
+            a = _scaled(every[i], piece, scales[i])
+            product += a.T @ (a if i == j else _scaled(every[j], piece, scales[j]))
+        found = np.zeros((len(every), len(every)))
+        found[i, j] = found[j, i] = np.square(product).sum()
+        return found
+
+    return _summed(one, list(pairs), threads=threads, report=report)
+
+
+def _summed(one: Callable[[Any], Array], parts: Sequence[Any], *, threads: int | None, report: Report | None) -> Array:
+    """The sum of what each part gives, in the order of the parts; at most two parts a thread are in memory."""
+    import dask
+    from dask.system import CPU_COUNT
+
+    workers = threads or CPU_COUNT
+    total: Array | None = None
+    for start in range(0, len(parts), 2 * workers):
+        some = [dask.delayed(one, pure=False)(part) for part in parts[start : start + 2 * workers]]
+        for found in dask.compute(*some, scheduler="threads", num_workers=workers):
+            total = found if total is None else total + found
+        if report is not None:
+            report(min(start + 2 * workers, len(parts)), len(parts))
+    assert total is not None
+    return total
+
+
+def _aligned(hsic: Array, left: int, *, square: bool) -> Array:
+    own = np.diag(hsic)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cka = hsic / np.sqrt(np.outer(np.where(own > 0, own, np.nan), np.where(own > 0, own, np.nan)))
+    return cka if square else cka[:left, left:]
