@@ -137,7 +137,7 @@ def test_the_presets_of_the_demo_are_the_heads_of_its_own_file() -> None:
         for name in ("fashion_mnist.toml", "fashion_mnist_fusion.toml")
     )
     named = {one.kind: one for one in compared if one.preset == "tuned"}
-    assert set(named) == {"linear", "mlp", "cnn", "attention"}
+    assert set(named) == {"linear", "mlp", "cnn", "attention", "fusion"}
     for one in demo:
         if one.kind in named:
             assert named[one.kind].replaced(settings=()) == one.replaced(settings=())
