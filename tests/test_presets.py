@@ -8,9 +8,20 @@ from typing import Any
 
 import pytest
 
-from diffcache.config import ALL_PRESETS, PRESETS, HeadSweep, Pipeline, head_config, head_fields, head_sweep
+from diffcache.config import (
+    ALL_PRESETS,
+    PRESETS,
+    HeadSweep,
+    Pipeline,
+    head_config,
+    head_fields,
+    head_sweep,
+    load_pipeline,
+)
 from diffcache.config import parse_pipeline as parse
 from diffcache.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
 
 TABLES = """
 [images]
@@ -118,3 +129,17 @@ def test_what_cannot_be_used(heads: str, message: str) -> None:
 def test_an_unknown_preset_of_the_command_line_lists_them() -> None:
     with pytest.raises(ConfigError, match=r"--preset: no preset 'best'; known: paper, tuned"):
         pipeline("[heads.linear]", **{ALL_PRESETS: ("best",)})
+
+
+def test_the_presets_of_the_demo_are_the_heads_of_its_own_file() -> None:
+    demo, compared = (
+        load_pipeline(ROOT / "pipelines" / name).heads.heads
+        for name in ("fashion_mnist.toml", "fashion_mnist_fusion.toml")
+    )
+    named = {one.kind: one for one in compared if one.preset == "tuned"}
+    assert set(named) == {"linear", "mlp", "cnn", "attention", "fusion"}
+    for one in demo:
+        if one.kind in named:
+            assert named[one.kind].replaced(settings=()) == one.replaced(settings=())
+    assert {one.kind for one in compared if one.preset == "paper"} == {"linear", "attention"}
+    assert {one.heads[0].join for one in compared if one.kind == "fusion"} == {"concat", "attention"}

@@ -44,6 +44,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
     "fusion": {
         "paper": {**_PAPER, **_PAPER_ATTENTION, "join": "attention"},
+        "tuned": {"join": "concat", "lr": 1e-3, "weight_decay": 1.0, "label_smoothing": 0.1},
     },
     "mlp": {
         "tuned": {"epochs": 20, "lr": 5e-4, "weight_decay": 0.1, "dropout": 0.5, "label_smoothing": 0.1},

@@ -19,7 +19,7 @@ from diffcache.config.tables import (
     HEAD_DEFAULTS,
     HEADS,
     MOST_SWEPT,
-    OF_BLOCKS,
+    OF_ATTENTION,
     ONLY_FOR,
     SPLITS,
     SWEEP_DEFAULTS,
@@ -133,7 +133,7 @@ def head_config(kind: str, values: Mapping[str, Any] | None = None, *, where: st
         values["settings"] = fused_settings(values.pop("fuse"), f"{where}.fuse")
     config = _read(HeadConfig, {**HEAD_DEFAULTS[kind], **values}, where, None, kind=kind)
     if not _has_blocks(config):
-        for key in OF_BLOCKS if kind == "fusion" else ():
+        for key in OF_ATTENTION if kind == "fusion" else ():
             if key in values:
                 raise ConfigError(f'{where}.{key}: join = "concat" is one linear layer; leave it out')
     elif config.width % config.num_heads:
@@ -190,7 +190,7 @@ def head_fields(config: HeadConfig) -> dict[str, Any]:
         for field in dataclasses.fields(config)
         if field.name != "settings"
         and config.kind in ONLY_FOR.get(field.name, HEADS)
-        and (config.kind != "fusion" or field.name not in OF_BLOCKS or _has_blocks(config))
+        and (config.kind != "fusion" or field.name not in OF_ATTENTION or _has_blocks(config))
     }
 
 

@@ -189,8 +189,10 @@ class HeadConfig:
         order_seed: seed of the order of batches.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         device: where to train.
-        join: how ``fusion`` joins its settings: ``attention`` over the positions of all maps, or ``concat``, a linear
-            layer on all values side by side.
+        join: how ``fusion`` joins its settings: ``attention`` between tokens of all maps, or ``concat``, a linear layer
+            on all values side by side.
+        tokens: what is a token of ``fusion`` that joins by attention: each of a map's ``positions``, or one each of
+            the ``maps``, which keeps what is where and takes far less time.
         hidden: width of the hidden layers of ``mlp``; channels of ``cnn``.
         depth: hidden layers of ``mlp``, convolutions of ``cnn``, transformer blocks of ``attention``.
         dropout: on the hidden layers of ``mlp``, ``cnn`` and ``attention``.
@@ -223,6 +225,7 @@ class HeadConfig:
     precision: str = checked(one_of(AUTO, "fp32", "bf16", "fp16"), "fp32")
     device: str = checked(text, AUTO)
     join: str = checked(one_of(*JOINS), JOINS[0])
+    tokens: str = checked(one_of("positions", "maps"), "positions")
     hidden: int = checked(whole(1, 1_000_000), 512)
     depth: int = checked(whole(1, 1_000), 1)
     dropout: float = checked(real(0, 0.99), 0.0)
@@ -265,11 +268,15 @@ ONLY_FOR = {
     "mlp_ratio": ("attention", "fusion"),
     "settings": ("linear", "mlp", "cnn", "attention", "logistic", "ridge"),
     "join": ("fusion",),
+    "tokens": ("fusion",),
     "fuse": ("fusion",),
 }
 
 OF_BLOCKS = ("depth", "dropout", "width", "num_heads", "mlp_ratio")
-"""Fields of transformer blocks, which a fusion head has only where it joins by attention."""
+"""Fields of transformer blocks."""
+
+OF_ATTENTION = (*OF_BLOCKS, "tokens")
+"""Fields that a fusion head has only where it joins by attention."""
 
 HEAD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "linear": {"settings": "all"},

@@ -21,17 +21,18 @@ MOST_VALUES = 1 << 20
 
 
 class FusedAttentionHead(nn.Module):
-    """Transformer blocks on the positions of all maps together and a class token, whose output is classified.
+    """Transformer blocks on tokens of all maps together and a class token, whose output is classified.
 
-    Each map has its own 1x1 projection to ``width``. A token is told where it is by a learned embedding of its setting
-    and one of its position, which maps of the same sides share.
+    A token is a position of a map, or a whole map. Each map has its own projection to ``width``. A token is told where
+    it is by a learned embedding of its setting and one of its position, which maps of the same sides share.
 
     Args:
         parts: (C, H, W) of each map.
         classes: number of classes.
+        tokens: ``positions`` or ``maps``.
         width, depth, num_heads, mlp_ratio, dropout: of the blocks.
-        normalize: whether each position's channels are normalized before the projection, for features that are not
-            standardised: of those that are, it would take away what all channels of a position have in common.
+        normalize: whether each token is normalized before the projection, for features that are not standardised: of
+            those that are, it would take away what all channels of a position have in common.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class FusedAttentionHead(nn.Module):
         parts: Sequence[tuple[int, int, int]],
         classes: int,
         *,
+        tokens: str,
         width: int,
         depth: int,
         num_heads: int,
@@ -47,11 +49,13 @@ class FusedAttentionHead(nn.Module):
         normalize: bool,
     ) -> None:
         super().__init__()
-        self._parts = tuple(parts)
         self._edges = _edges(parts)
+        if tokens == "maps":  # a map is then one position with all its values for channels
+            parts = [(channels * height * breadth, 1, 1) for channels, height, breadth in parts]
+        self._channels = [channels for channels, _, _ in parts]
         self._sides = [f"{height}x{breadth}" for _, height, breadth in parts]
-        self.norms_in = nn.ModuleList(nn.LayerNorm(c) if normalize else nn.Identity() for c, _, _ in parts)
-        self.projects = nn.ModuleList(nn.Linear(channels, width) for channels, _, _ in parts)
+        self.norms_in = nn.ModuleList(nn.LayerNorm(c) if normalize else nn.Identity() for c in self._channels)
+        self.projects = nn.ModuleList(nn.Linear(channels, width) for channels in self._channels)
         self.token = nn.Parameter(torch.empty(1, 1, width))
         self.settings = nn.Parameter(torch.empty(len(parts), width))
         self.positions = nn.ParameterDict(
@@ -72,7 +76,7 @@ class FusedAttentionHead(nn.Module):
         x = x.flatten(1)
         tokens = [self.token.expand(len(x), -1, -1)]
         for i, (start, end) in enumerate(pairwise(self._edges)):
-            positions = x[:, start:end].unflatten(1, (self._parts[i][0], -1)).transpose(1, 2)
+            positions = x[:, start:end].unflatten(1, (self._channels[i], -1)).transpose(1, 2)
             placed = self.projects[i](self.norms_in[i](positions)) + self.settings[i] + self.positions[self._sides[i]]
             tokens.append(placed)
         joined = self.dropout(torch.cat([some.to(tokens[-1].dtype) for some in tokens], dim=1))
@@ -81,9 +85,9 @@ class FusedAttentionHead(nn.Module):
         return self.classify(self.norm_out(joined[:, 0]))
 
 
-def token_count(parts: Sequence[tuple[int, int, int]]) -> int:
-    """Positions of all maps."""
-    return sum(height * breadth for _, height, breadth in parts)
+def token_count(config: HeadConfig, parts: Sequence[tuple[int, int, int]]) -> int:
+    """Tokens that a fusion head joins by attention."""
+    return len(parts) if config.tokens == "maps" else sum(height * breadth for _, height, breadth in parts)
 
 
 def _edges(parts: Sequence[tuple[int, int, int]]) -> list[int]:
@@ -101,7 +105,7 @@ def check_fusion(config: HeadConfig, parts: Sequence[tuple[int, int, int]], *, w
             f"fusion head on {where}: expected at least two settings, got {len(parts) or 1}; name more with fuse"
         )
     if config.join == "attention":
-        tokens, largest = token_count(parts), max(height * breadth for _, height, breadth in parts)
+        tokens, largest = token_count(config, parts), max(height * breadth for _, height, breadth in parts)
         if tokens > MOST_TOKENS:
             raise HeadError(
                 f"fusion head on {where}: expected maps of at most {MOST_TOKENS:,} positions in all, got {tokens:,}, "
@@ -112,8 +116,9 @@ def check_fusion(config: HeadConfig, parts: Sequence[tuple[int, int, int]], *, w
                 f"fusion head on {where}: expected a width that is a multiple of num_heads, got {config.width} and "
                 f"{config.num_heads}"
             )
-    elif (values := _edges(parts)[-1]) > MOST_VALUES:
+    flat = config.join == "concat" or config.tokens == "maps"
+    if flat and (values := _edges(parts)[-1]) > MOST_VALUES:
         raise HeadError(
-            f"fusion head on {where}: expected maps of at most {MOST_VALUES:,} values in all to put side by side, got "
-            f'{values:,}; use a smaller pool, fewer settings, or join = "attention"'
+            f"fusion head on {where}: expected maps of at most {MOST_VALUES:,} values in all, which it has weights for "
+            f'one by one, got {values:,}; use a smaller pool, fewer settings, or join = "attention" of positions'
         )

@@ -149,7 +149,9 @@ def build_head(
             return CnnHead(shape, classes, hidden=config.hidden, depth=config.depth, dropout=config.dropout)
         of_blocks: dict[str, Any] = {name: getattr(config, name) for name in OF_BLOCKS}
         if config.kind == "fusion":
-            return FusedAttentionHead(parts, classes, **of_blocks, normalize=not config.standardize)
+            return FusedAttentionHead(
+                parts, classes, tokens=config.tokens, normalize=not config.standardize, **of_blocks
+            )
         return AttentionHead(shape, classes, **of_blocks)
 
 

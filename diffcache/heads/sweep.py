@@ -265,8 +265,10 @@ def _built(config: HeadConfig, train: Features) -> nn.Module:
 def _work(members: Sequence[Member], train: Features, *, rows: int) -> int:
     """Multiplications of a step, about: what decides how many threads are worth their while."""
     config = members[0].config
-    by_position = config.kind in ("cnn", "attention") or (config.kind == "fusion" and config.join == "attention")
-    positions = token_count(part_shapes(train)) if by_position else 1
+    _, height, width = map_shape(train)
+    positions = height * width if config.kind in ("cnn", "attention") else 1
+    if config.kind == "fusion" and config.join == "attention" and config.tokens == "positions":
+        positions = token_count(config, part_shapes(train))
     step = min(config.batch_size, rows) if config.kind in TRAINED else rows
     return len(members) * parameter_count(members[0].head) * positions * step
 

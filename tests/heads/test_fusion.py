@@ -28,11 +28,16 @@ from .stand_in import RECIPE, draws_of, toy
 
 QUICK: dict[str, Any] = {"epochs": 6, "batch_size": 32, "lr": 5e-3, "device": "cpu"}
 BLOCKS: dict[str, Any] = {"width": 16, "num_heads": 2, "depth": 1}
-JOINS = ("attention", "concat")
+WAYS = ("positions", "maps", "concat")
 
 
-def config(join: str, **values: Any) -> Any:
-    return head_config("fusion", {"join": join, **QUICK, **(BLOCKS if join == "attention" else {}), **values})
+def fields(way: str) -> dict[str, Any]:
+    """Of a small head that joins by attention between tokens of this kind, or side by side."""
+    return {**QUICK, "join": way} if way == "concat" else {**QUICK, **BLOCKS, "join": "attention", "tokens": way}
+
+
+def config(way: str, **values: Any) -> Any:
+    return head_config("fusion", {**fields(way), **values})
 
 
 def halves(split: str, **options: Any) -> FusedFeatures:
@@ -51,10 +56,10 @@ def halves(split: str, **options: Any) -> FusedFeatures:
     return FusedFeatures(parts)
 
 
-@pytest.mark.parametrize("join", JOINS)
-def test_what_no_setting_tells_alone_all_tell_together(tmp_path, join):
+@pytest.mark.parametrize("way", WAYS)
+def test_what_no_setting_tells_alone_all_tell_together(tmp_path, way):
     train, test = halves("train"), halves("test")
-    run = train_head(train, test, config(join, epochs=12, lr=1e-2), runs=tmp_path, validation=0.2)
+    run = train_head(train, test, config(way, epochs=12, lr=1e-2), runs=tmp_path, validation=0.2)
     alone = train_head(
         train.parts[0], test.parts[0], head_config("linear", {**QUICK, "epochs": 12, "lr": 1e-2}), runs=tmp_path
     )
@@ -63,16 +68,16 @@ def test_what_no_setting_tells_alone_all_tell_together(tmp_path, join):
     assert run.difference(alone).low > 0.2
 
 
-@pytest.mark.parametrize("join", JOINS)
-def test_a_fused_run_is_a_run_like_others(tmp_path, join):
+@pytest.mark.parametrize("way", WAYS)
+def test_a_fused_run_is_a_run_like_others(tmp_path, way):
     train, test = halves("train"), halves("test")
-    run = train_head(train, test, config(join), runs=tmp_path)
+    run = train_head(train, test, config(way), runs=tmp_path)
     assert run.id.startswith("fusion-2-settings-")
-    assert (run.kind, run.config.join, run.place) == ("fusion", join, "t10/b6/pool2 + t30/b7/pool1")
+    assert (run.kind, run.config.join, run.place) == ("fusion", fields(way)["join"], "t10/b6/pool2 + t30/b7/pool1")
     assert run.settings == (Setting(10, 6, 2), Setting(30, 7, 1))
     assert run.parts == ((4, 2, 2), (3, 1, 1))
-    assert ("width" in run.record["head"]) == (join == "attention")
-    assert train_head(train, test, config(join), runs=tmp_path).reused
+    assert ("width" in run.record["head"]) == (way != "concat")
+    assert train_head(train, test, config(way), runs=tmp_path).reused
     assert find_runs(tmp_path) == (run,)
     maps = [torch.from_numpy(part.array) for part in test.parts]
     with torch.no_grad():
@@ -123,32 +128,28 @@ def test_the_stores_of_a_run_are_those_of_all_settings(tmp_path):
     assert set(run.record["fused"]["recipes"]) == {RECIPE.fingerprint, other.fingerprint}
 
 
-@pytest.mark.parametrize("join", JOINS)
-def test_draws_of_all_settings(tmp_path, join):
+@pytest.mark.parametrize("way", WAYS)
+def test_draws_of_all_settings(tmp_path, way):
     train, test = halves("train"), halves("test")
     by_part = [draws_of(part, 3) for part in train.parts]
     draws = [FusedFeatures(some) for some in zip(*by_part, strict=True)]
-    run = train_head(train, test, config(join, epochs=2), runs=tmp_path, draws=draws)
+    run = train_head(train, test, config(way, epochs=2), runs=tmp_path, draws=draws)
     for some in by_part:
         assert all(draw.gathered for draw in some)
     settings = sources(run)[0].settings
     assert len(settings) == 6
     assert Setting(30, 7, 1, 2) in settings
-    assert run.id != train_head(train, test, config(join, epochs=2), runs=tmp_path).id
+    assert run.id != train_head(train, test, config(way, epochs=2), runs=tmp_path).id
 
 
-@pytest.mark.parametrize("join", JOINS)
-def test_a_sweep_trains_heads_as_if_each_were_alone(tmp_path, join):
+@pytest.mark.parametrize("way", WAYS)
+def test_a_sweep_trains_heads_as_if_each_were_alone(tmp_path, way):
     train, test = halves("train"), halves("test")
-    blocks = BLOCKS if join == "attention" else {}
     swept = {"lr": [1e-3, 1e-2], "weight_decay": [0.0, 0.5], "seed": [0, 1]}
-    sweep = head_sweep(
-        "fusion", {"join": join, **QUICK, **blocks, "dropout": 0.1} if blocks else {"join": join, **QUICK}
-    )
-    sweep = head_sweep("fusion", {"join": join, **QUICK, **blocks, **swept})
+    sweep = head_sweep("fusion", {**fields(way), **swept})
     run = train_sweep(train, test, sweep, runs=tmp_path)
     assert len(run.sweep) == 8
-    chosen = train_head(train, test, config(join, **{**run.chosen, "seed": int(run.chosen["seed"])}), runs=tmp_path)
+    chosen = train_head(train, test, config(way, **{**run.chosen, "seed": int(run.chosen["seed"])}), runs=tmp_path)
     assert abs(chosen.validation_loss - run.validation_loss) < 1e-3
 
 
@@ -167,10 +168,10 @@ def test_marked_rows_of_any_setting_are_left_out(tmp_path):
     assert clean.difference(run, only_common=True).total == 78
 
 
-@pytest.mark.parametrize("join", JOINS)
-def test_the_stack_computes_what_each_head_does(join):
+@pytest.mark.parametrize("way", WAYS)
+def test_the_stack_computes_what_each_head_does(way):
     parts = ((4, 2, 2), (3, 1, 1), (2, 2, 2))
-    heads = [build_head(config(join, seed=seed), shape=(27, 1, 1), classes=3, parts=parts).eval() for seed in range(3)]
+    heads = [build_head(config(way, seed=seed), shape=(27, 1, 1), classes=3, parts=parts).eval() for seed in range(3)]
     x = torch.randn(5, 27, 1, 1, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         alone = torch.stack([head(x) for head in heads], dim=1)
@@ -180,7 +181,7 @@ def test_the_stack_computes_what_each_head_does(join):
 
 def test_a_token_knows_its_setting_and_its_place():
     parts = ((3, 2, 2), (3, 2, 2))
-    head = build_head(config("attention"), shape=(24, 1, 1), classes=3, parts=parts).eval()
+    head = build_head(config("positions"), shape=(24, 1, 1), classes=3, parts=parts).eval()
     maps = torch.randn(2, 1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 
     def logits(*some: torch.Tensor) -> torch.Tensor:
@@ -192,26 +193,38 @@ def test_a_token_knows_its_setting_and_its_place():
     assert not torch.allclose(here, logits(maps[0].flip(3), maps[1]), atol=1e-4)
 
 
+def test_a_token_of_a_map_keeps_what_is_where():
+    parts = ((3, 2, 2), (3, 1, 1))
+    head = build_head(config("maps"), shape=(15, 1, 1), classes=3, parts=parts).eval()
+    assert [project.in_features for project in head.projects] == [12, 3]
+    x = torch.randn(1, 15, 1, 1, generator=torch.Generator().manual_seed(0))
+    swapped = x.clone()
+    swapped[:, :2] = x[:, :2].flip(1)  # two positions of a channel
+    with torch.no_grad():
+        assert not torch.allclose(head(x), head(swapped), atol=1e-4)
+
+
 def test_the_same_seed_gives_the_same_head_and_leaves_the_generator():
     before = torch.get_rng_state()
     parts = ((3, 2, 2), (5, 1, 1))
-    a, b = (build_head(config("attention", seed=4), shape=(17, 1, 1), classes=3, parts=parts) for _ in range(2))
+    a, b = (build_head(config("positions", seed=4), shape=(17, 1, 1), classes=3, parts=parts) for _ in range(2))
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
     assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize(
-    ("join", "parts", "message"),
+    ("way", "parts", "message"),
     [
-        ("attention", ((4, 64, 64), (4, 2, 2)), rf"at most {MOST_TOKENS:,} positions in all, got 4,100, 4,096 of one"),
+        ("positions", ((4, 64, 64), (4, 2, 2)), rf"at most {MOST_TOKENS:,} positions in all, got 4,100, 4,096 of one"),
         ("concat", ((1024, 32, 32), (4, 2, 2)), rf"at most {MOST_VALUES:,} values in all.*use a smaller pool"),
+        ("maps", ((1024, 32, 32), (4, 2, 2)), rf"at most {MOST_VALUES:,} values in all"),
         ("concat", ((4, 2, 2),), "at least two settings, got 1"),
     ],
 )
-def test_what_is_too_large_or_too_few_is_refused(join, parts, message):
+def test_what_is_too_large_or_too_few_is_refused(way, parts, message):
     size = sum(c * h * w for c, h, w in parts)
     with pytest.raises(HeadError, match=message):
-        build_head(config(join), shape=(size, 1, 1), classes=3, parts=parts)
+        build_head(config(way), shape=(size, 1, 1), classes=3, parts=parts)
 
 
 def test_one_setting_is_refused_and_fused_ones_for_other_heads(tmp_path):
@@ -258,6 +271,8 @@ class TestConfig:
             ({"fuse": [f"t{t}/b1/pool1" for t in range(300)]}, "300 settings, at most 256"),
             ({"settings": "all"}, "a fusion head has no settings; name those to join with fuse"),
             ({"join": "sum"}, 'expected one of "attention", "concat"'),
+            ({"join": "concat", "tokens": "maps"}, 'heads.tokens: join = "concat" is one linear layer'),
+            ({"tokens": "pixels"}, 'expected one of "positions", "maps"'),
             ({"join": "concat", "width": 64}, 'heads.width: join = "concat" is one linear layer'),
             ({"width": 30, "num_heads": 8}, "width must be a multiple of num_heads"),
             ({"hidden": 3}, "a fusion head has no hidden"),
@@ -285,7 +300,7 @@ def on_event(event):
         os.kill(os.getpid(), signal.SIGKILL)
 
 pair = halves("train"), halves("test")
-train_head(*pair, config("attention"), runs=Path(sys.argv[1]), save_seconds=0, on_event=on_event)
+train_head(*pair, config("positions"), runs=Path(sys.argv[1]), save_seconds=0, on_event=on_event)
 """
 
 
@@ -297,6 +312,6 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
     assert done.returncode == -9, done.stderr
     with pytest.raises(FileNotFoundError, match="this run is not finished"):
         load_run(next((tmp_path / "a/toy").iterdir()))
-    runs = [train_head(halves("train"), halves("test"), config("attention"), runs=tmp_path / name) for name in "ab"]
+    runs = [train_head(halves("train"), halves("test"), config("positions"), runs=tmp_path / name) for name in "ab"]
     files = [(run.path / "best.safetensors").read_bytes() for run in runs]
     assert files[0] == files[1]

@@ -8,6 +8,7 @@ RUNS/<images>/<kind>-<setting>-<hash>/
     state.pt           where training stands, to go on from
 
 A run of a sweep is that of the head which validation chose; ``run.json`` and ``metrics.jsonl`` tell of all of them.
+In that of a fusion head ``fused`` names all its settings and the shapes of their maps.
 """
 
 from __future__ import annotations
