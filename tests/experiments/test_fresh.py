@@ -147,7 +147,8 @@ def test_the_command(world, draws):
     assert [int(row["stored_bytes"]) for row in rows[:5]] == [42 * 32 * 2 * n for n in (1, 4, 8, 0, 0)]
     assert rows[3]["over_fresh"] == "" and all(rows[k]["over_fresh"] != "" for k in (0, 1, 2, 4))
     assert json.loads((folder / "draws.json").read_text(encoding="utf-8"))["figures"] == ["draws"]
-    assert "over fresh noise" in out
+    assert "over fresh noise" in out and "store 1 draw" in out
+    assert all(float(row["seconds"]) > 0 for row in rows)
     assert not list(folder.glob(".fresh*"))  # nothing of it stays
 
     runs = {run.path: (run.path / "run.json").stat().st_mtime_ns for run in find_runs(world.folder / "runs")}
@@ -158,9 +159,25 @@ def test_the_command(world, draws):
     assert (folder / "draws.csv").read_bytes() == before
 
 
+def test_other_arms(world, draws):
+    status, out, err = draws("--setting", "t5/b3/pool1", "--epochs", 2, "--seeds", "0", "--arms", "fresh, 2 crop_flip")
+    assert status == 0, err
+    with (world.folder.parent / "results" / "tiny" / "draws.csv").open(encoding="utf-8", newline="") as file:
+        fresh, cropped = csv.DictReader(file)
+    assert (fresh["arm"], cropped["arm"]) == ("fresh noise", "2 stored draws, crops and flips")
+    assert (cropped["draws"], cropped["augmentation"], cropped["seeds"]) == ("2", "crop_flip", "1")
+    assert "1 seed, paired" in out
+    stores = open_cache(world.folder / "cache").find(split="train", backbone="tiny")
+    assert {str(store.recipe.augmentation and store.recipe.augmentation["name"]) for store in stores} == {
+        "None",
+        "crop_flip",
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (("--setting", "t5/b3/pool4", "--arms", "1,4"), 'expected "fresh" among them'),
         ((), "draws: no settings"),
         (("--setting", "t-/b3/pool4"), "settings with noise"),
         (("--setting", "t5/b3/pool4/draw1"), "at draw 0"),
