@@ -48,7 +48,11 @@ def draw_draws(points: Sequence[Point], folder: Path, name: str = "draws") -> st
     kinds = list(dict.fromkeys(point.augmentation for point in points))
     counts = sorted({point.draws for point in points if point.draws is not None})
     place = {count: float(k) for k, count in enumerate(counts)}
-    with picture(folder, name, width=1.6 + 3.0 * len(settings), height=5.2, rows=2, columns=len(settings)) as (_, grid):
+    with picture(folder, name, width=1.6 + 3.0 * len(settings), height=5.2, rows=2, columns=len(settings)) as (
+        figure,
+        grid,
+    ):
+        lowers: list[Any] = []
         for k, setting in enumerate(settings):
             upper, lower = (row[k] if len(settings) > 1 else row for row in grid)
             for number, kind in enumerate(kinds):
@@ -64,10 +68,14 @@ def draw_draws(points: Sequence[Point], folder: Path, name: str = "draws") -> st
                 axes.set_xlim(-0.5, len(counts) - 0.5)
             upper.set_title(setting)
             lower.set_xlabel("stored draws")
+            lowers.append(lower)
             if k == 0:
                 upper.set_ylabel("test top-1 accuracy, %")
                 lower.set_ylabel("over fresh noise, points")
-                upper.legend(fontsize=7)
+                figure.legend(*upper.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        ends = [end for axes in lowers for end in axes.get_ylim()]
+        for axes in lowers:  # points are points in every setting
+            axes.set_ylim(min(ends), max(ends))
     return name
 
 

@@ -170,9 +170,14 @@ def _outcome(pipeline: Pipeline, arm: Arm, setting: Setting, head: HeadSweep, *,
             backbone=features.backbone,
             on_event=on_event,
         )
-    finally:
+    except KeyboardInterrupt:
+        raise  # what is committed of the epoch in hand stays, and the same command goes on there
+    except BaseException:
         if fresh is not None:
             fresh.close()
+        raise
+    if fresh is not None:
+        fresh.close()
     epochs = _epochs(run)
     passes = len(train) * (arm.draws or len(epochs))
     stored = arm.draws * len(train) * train.dtype.itemsize * run.values if arm.draws else 0

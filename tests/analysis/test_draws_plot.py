@@ -34,13 +34,14 @@ def test_a_column_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set
     assert [axes.get_title(loc="left") for axes in upper] == list(settings)
     ticks = [label.get_text() for label in upper[0].get_xticklabels()]
     assert ticks == ["1", "4", "8"]
-    legend = [text.get_text() for text in upper[0].get_legend().get_texts()]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert set(legend) == {"stored", "stored, flip", "fresh", "fresh, flip"}
     stored = next(one for one in upper[0].containers if one.get_label() == "stored")
     assert stored.lines[0].get_ydata().tolist() == pytest.approx([80, 81])  # percent
     below = figure.axes[len(settings)]
     gains = sorted(y for one in below.containers for y in one.lines[0].get_ydata())
     assert gains == pytest.approx([-2, -1, 1])
+    assert len({axes.get_ylim() for axes in figure.axes[len(settings) :]}) == 1  # points compare
     assert len(upper[0].patches) == 2  # a band for each fresh arm
 
 
