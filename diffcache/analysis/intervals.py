@@ -41,5 +41,10 @@ def mean_interval(values: Sequence[float]) -> Mean:
     if len(values) < 2:
         raise ConfigError(f"an interval of a mean: expected at least 2 repetitions, got {len(values)}; use more seeds")
     mean = fmean(values)
-    half = _STUDENT[min(len(values) - 1, len(_STUDENT)) - 1] * stdev(values) / math.sqrt(len(values))
+    half = student(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return Mean(mean, mean - half, mean + half, len(values))
+
+
+def student(freedom: int) -> float:
+    """Two-sided 95 % point of Student's t; that of 30 degrees of freedom for more."""
+    return _STUDENT[min(freedom, len(_STUDENT)) - 1]

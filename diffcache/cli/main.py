@@ -134,15 +134,18 @@ def ablate(pipeline: str, **options: Any) -> None:
 @extract_options
 @backbone_options
 @click.option("--setting", type=Words("SETTING,..."), help="On these settings, such as t90/b24/pool2.")
+@click.option(
+    "--arms", type=Words("ARM,..."), help="Such as 1,4,8 flip,fresh,fresh flip: stored draws, or fresh noise."
+)
 @click.option("--epochs", type=int, metavar="N", help="Epochs of every arm.")
 @seeds_option
 @click.option("--runs", type=click.Path(path_type=Path), help="Folder of the runs.")
 def draws(pipeline: str, **options: Any) -> None:
-    """Train the linear head of PIPELINE on 1, 4 and 8 stored draws, and with fresh noise in every epoch."""
+    """Train the linear head of PIPELINE on few and on many stored draws, and with fresh noise in every epoch."""
     from diffcache.cli.drawing import run_draws
 
-    named = {"draws.settings": options["setting"], "draws.epochs": options["epochs"], "draws.seeds": options["seeds"]}
-    replaced = {key: value for key, value in named.items() if value is not None}
+    named = {"settings": options["setting"], **{name: options[name] for name in ("arms", "epochs", "seeds")}}
+    replaced = {f"draws.{name}": value for name, value in named.items() if value is not None}
     options = {**options, "seeds": None}
     run_draws(pipeline, {**overrides(options), **replaced})
 

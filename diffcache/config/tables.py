@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from diffcache.config.arms import ARMS, Arm, arms
 from diffcache.config.checks import (
     AUTO,
     card,
@@ -386,11 +387,13 @@ class DrawsConfig:
 
     Attributes:
         settings: the linear head is trained on each, in every arm.
+        arms: how many stored draws, or fresh noise, each with or without augmentation.
         epochs: of every arm; with fresh noise the network runs once in each.
         seeds: of the heads.
     """
 
     settings: tuple[Setting, ...] = checked(different(setting), ())
+    arms: tuple[Arm, ...] = checked(arms, ARMS)
     epochs: int = checked(whole(1, 100_000), 12)
     seeds: tuple[int, ...] = checked(different(whole(0, 2**63 - 1)), (0, 1, 2))
 

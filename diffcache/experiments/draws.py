@@ -6,10 +6,15 @@ same training in all but the noise: order of batches, schedule, statistics and e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
+
+from diffcache.analysis.crossed import CrossedDifference, crossed_difference
 from diffcache.config import SPLITS, HeadSweep, Pipeline, head_sweep
+from diffcache.config.arms import PLAIN, Arm
 from diffcache.errors import ConfigError
 from diffcache.events import Notice, OnEvent, Progress, ignore
 from diffcache.experiments.ablation import Cell, cell_of, with_seeds
@@ -19,33 +24,8 @@ from diffcache.experiments.imported import require_network
 from diffcache.experiments.opening import open_images
 from diffcache.experiments.results import results_folder
 from diffcache.experiments.stage_one import extract_pipeline
-from diffcache.heads import PairedDifference, train_sweep
-from diffcache.recipe import Plain
+from diffcache.heads import Predictions, Run, train_sweep
 from diffcache.setting import Setting
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to train.
-
-    Attributes:
-        name: for people.
-        draws: stored noise draws of an image; None for fresh noise in every epoch.
-        augmentation: what is done to the image at draws after 0, or in every epoch.
-    """
-
-    name: str
-    draws: int | None
-    augmentation: str = "none"
-
-
-ARMS = (
-    Arm("1 stored draw", 1),
-    Arm("4 stored draws", 4),
-    Arm("8 stored draws, flips", 8, "flip"),
-    Arm("fresh noise", None),
-    Arm("fresh noise, flips", None, "flip"),
-)
 
 
 @dataclass(frozen=True)
@@ -57,14 +37,29 @@ class Outcome:
         cell: accuracies of its heads, by seed.
         passes: training images through the network, each counted once a draw.
         stored: bytes of the training features that it keeps.
-        over_fresh: test accuracy minus that of fresh noise without augmentation, paired; None for itself.
+        epoch_seconds: time of its epochs, of all heads together; with fresh noise the network's time too.
     """
 
     arm: Arm
     cell: Cell
     passes: int
     stored: int
-    over_fresh: PairedDifference | None = None
+    epoch_seconds: float
+
+    def over(self, other: Outcome) -> CrossedDifference:
+        """Test accuracy minus another's, over the seeds and the test images of both.
+
+        Runs that do not say what each head is right on are compared by the heads that validation chose.
+        """
+        mine, theirs = self.cell.run.predictions(), other.cell.run.predictions()
+        _, rows, others = np.intersect1d(mine.ids, theirs.ids, assume_unique=True, return_indices=True)
+        a, b = _by_seed(self.cell, mine), _by_seed(other.cell, theirs)
+        seeds = [seed for seed in a if seed in b]
+        if not seeds:
+            return crossed_difference(mine.correct[None, rows], theirs.correct[None, others])
+        return crossed_difference(
+            np.stack([a[seed][rows] for seed in seeds]), np.stack([b[seed][others] for seed in seeds])
+        )
 
 
 def measure_draws(pipeline: Pipeline, *, on_event: OnEvent = ignore) -> list[Outcome]:
@@ -90,62 +85,57 @@ def measure_draws(pipeline: Pipeline, *, on_event: OnEvent = ignore) -> list[Out
     base = next((head for head in pipeline.heads.heads if head.kind == "linear"), head_sweep("linear"))
     head = with_seeds(base, config.seeds).replaced(epochs=config.epochs, settings="all")
     outcomes: list[Outcome] = []
-    task, total = f"draws of {pipeline.images.name}", len(config.settings) * len(ARMS)
+    task, total = f"draws of {pipeline.images.name}", len(config.settings) * len(config.arms)
     on_event(Progress(task, 0, total, "arms"))
     for setting in config.settings:
-        own = []
-        for arm in ARMS:
-            own.append(_outcome(pipeline, arm, setting, head, on_event=on_event))
-            on_event(Progress(task, len(outcomes) + len(own), total, "arms"))
-        fresh = next(one for one in own if one.arm.draws is None and one.arm.augmentation == "none")
-        outcomes += [one if one is fresh else replace(one, over_fresh=_over(one, fresh)) for one in own]
+        for arm in config.arms:
+            outcomes.append(_outcome(pipeline, arm, setting, head, on_event=on_event))
+            on_event(Progress(task, len(outcomes), total, "arms"))
     return outcomes
 
 
-def draws_rows(outcomes: Sequence[Outcome]) -> tuple[Mapping[str, Plain], ...]:
-    """A row for each arm on each setting."""
-    return tuple(
-        {
-            "setting": str(one.cell.setting),
-            "arm": one.arm.name,
-            "draws": one.arm.draws,
-            "augmentation": one.arm.augmentation,
-            "seeds": len(one.cell.test),
-            "chosen": one.cell.chosen_text,
-            "validation_top1": sum(one.cell.validation) / len(one.cell.validation),
-            "test_top1": one.cell.mean,
-            "low": one.cell.interval[0],
-            "high": one.cell.interval[1],
-            "over_fresh": one.over_fresh.value if one.over_fresh else None,
-            "over_fresh_low": one.over_fresh.low if one.over_fresh else None,
-            "over_fresh_high": one.over_fresh.high if one.over_fresh else None,
-            "passes": one.passes,
-            "stored_bytes": one.stored,
-        }
-        for one in outcomes
-    )
+def by_setting(outcomes: Sequence[Outcome]) -> dict[Setting, list[Outcome]]:
+    """The arms of each setting, in order."""
+    settings = dict.fromkeys(one.cell.setting for one in outcomes)
+    return {setting: [one for one in outcomes if one.cell.setting == setting] for setting in settings}
 
 
-def draws_findings(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
-    """What each number of stored draws loses to fresh noise, and how many to store."""
-    return tuple(line for setting in _settings(outcomes) for line in _found(setting, outcomes))
+def plain_of(outcomes: Sequence[Outcome]) -> Outcome:
+    """Of the arms of one setting that with fresh noise and nothing else."""
+    return next(one for one in outcomes if one.arm == PLAIN)
 
 
-def _found(setting: Setting, outcomes: Sequence[Outcome]) -> Iterator[str]:
-    own = [one for one in outcomes if one.cell.setting == setting and one.arm.draws is not None]
-    for one in own:
-        gain = one.over_fresh
-        if gain is not None:
-            yield (
-                f"{setting}: {one.arm.name} over fresh noise: {100 * gain.value:+.2f} points "
-                f"(95 %: {100 * gain.low:+.2f} to {100 * gain.high:+.2f}, paired)"
-            )
-    enough = [one for one in own if one.over_fresh is not None and one.over_fresh.high >= 0]
-    if enough:
-        fewest = min(enough, key=lambda one: one.arm.draws or 0)
-        yield f"{setting}: {fewest.arm.name} cannot be told from fresh noise; what more would bring does not show here"
-    else:
-        yield f"{setting}: fresh noise is better than all that was stored; store more draws"
+def draws_rows(outcomes: Sequence[Outcome]) -> tuple[dict[str, Any], ...]:
+    """A row for each arm on each setting.
+
+    What the network takes of ``seconds`` is in every arm at the rate that fresh noise was made with.
+    """
+    return tuple(_row(one, plain_of(own)) for own in by_setting(outcomes).values() for one in own)
+
+
+def _row(one: Outcome, fresh: Outcome) -> dict[str, Any]:
+    over = None if one is fresh else one.over(fresh)
+    seconds = one.epoch_seconds
+    if one.arm.draws is not None:
+        seconds += one.passes * fresh.epoch_seconds / fresh.passes
+    return {
+        "setting": str(one.cell.setting),
+        "arm": one.arm.name,
+        "draws": one.arm.draws,
+        "augmentation": one.arm.augmentation,
+        "seeds": len(one.cell.test),
+        "chosen": one.cell.chosen_text,
+        "validation_top1": sum(one.cell.validation) / len(one.cell.validation),
+        "test_top1": one.cell.mean,
+        "low": one.cell.interval[0],
+        "high": one.cell.interval[1],
+        "over_fresh": over.value if over else None,
+        "over_fresh_low": over.low if over else None,
+        "over_fresh_high": over.high if over else None,
+        "passes": one.passes,
+        "seconds": seconds,
+        "stored_bytes": one.stored,
+    }
 
 
 def _outcome(pipeline: Pipeline, arm: Arm, setting: Setting, head: HeadSweep, *, on_event: OnEvent) -> Outcome:
@@ -160,11 +150,11 @@ def _outcome(pipeline: Pipeline, arm: Arm, setting: Setting, head: HeadSweep, *,
     )
     own = replace(pipeline, extract=extract, heads=replace(pipeline.heads, heads=(head,), pixels=False))
     # Heads of the fresh arms are tested and scaled by draw 0, which is never augmented.
-    stored = own if arm.draws else replace(own, extract=replace(extract, augmentation="none"))
+    base = own if arm.draws else replace(own, extract=replace(extract, augmentation="none"))
     settings = [replace(setting, draw=draw) for draw in range(count)]
     quiet = _notices(on_event)
-    extract_pipeline(stored, settings=settings, on_event=on_event)
-    features = find_features(stored, settings, on_event=quiet)
+    extract_pipeline(base, settings=settings, on_event=on_event)
+    features = find_features(base, settings, on_event=quiet)
     train, test = features.pair(setting)
     fresh = None if arm.draws else _fresh(own, setting, features, on_event=quiet)
     try:
@@ -180,26 +170,43 @@ def _outcome(pipeline: Pipeline, arm: Arm, setting: Setting, head: HeadSweep, *,
             backbone=features.backbone,
             on_event=on_event,
         )
-    finally:
+    except KeyboardInterrupt:
+        raise  # what is committed of the epoch in hand stays, and the same command goes on there
+    except BaseException:
         if fresh is not None:
             fresh.close()
-    cell = cell_of(run, head, "")
-    passes = len(train) * (arm.draws or head.heads[0].epochs)
-    return Outcome(arm, cell, passes, count * len(train) * train.dtype.itemsize * run.values if arm.draws else 0)
+        raise
+    if fresh is not None:
+        fresh.close()
+    epochs = _epochs(run)
+    passes = len(train) * (arm.draws or len(epochs))
+    stored = arm.draws * len(train) * train.dtype.itemsize * run.values if arm.draws else 0
+    return Outcome(arm, cell_of(run, head, ""), passes, stored, sum(epochs.values()))
+
+
+def _epochs(run: Run) -> dict[int, float]:
+    """Number to seconds of each epoch that some head was trained in."""
+    lines = (line for member in range(max(1, len(run.sweep))) for line in run.metrics(member=member))
+    return {line["epoch"]: line["seconds"] for line in lines}
+
+
+def _by_seed(cell: Cell, predictions: Predictions) -> dict[int | None, np.ndarray]:
+    """Seed to whether the cell's head of it is right on each test image; empty where the run does not say."""
+    if not cell.run.sweep:
+        return {cell.seeds[0]: predictions.correct}
+    if predictions.sweep_correct is None:
+        return {}
+    found: dict[int | None, np.ndarray] = {}
+    for entry, correct in zip(cell.run.sweep, predictions.sweep_correct, strict=True):
+        if "failed" not in entry and all(entry[name] == value for name, value in cell.chosen.items()):
+            found[entry.get("seed", cell.seeds[0])] = correct
+    return found
 
 
 def _fresh(pipeline: Pipeline, setting: Setting, features: FeatureSet, *, on_event: OnEvent) -> FreshNoise:
     source = open_images(pipeline, on_event=on_event)[SPLITS[0]]
     scratch = results_folder(pipeline) / f".fresh-{str(setting).replace('/', '-')}-{pipeline.extract.augmentation}"
     return FreshNoise(pipeline, setting, features.stores[SPLITS[0]], source, scratch=scratch, on_event=on_event)
-
-
-def _over(one: Outcome, fresh: Outcome) -> PairedDifference:
-    return one.cell.run.difference(fresh.cell.run, only_common=True)
-
-
-def _settings(outcomes: Sequence[Outcome]) -> list[Setting]:
-    return list(dict.fromkeys(one.cell.setting for one in outcomes))
 
 
 def _notices(on_event: OnEvent) -> OnEvent:

@@ -411,6 +411,8 @@ def _finish(
     logits, right = predict(stack, rows.looked_at(test, tested), precision=precision, chosen=place)
     validation_logits, _ = predict(stack, held_out, precision=precision, chosen=place)
     labels, names = np.asarray(test.labels, dtype=np.int64)[tested], test.ids
+    every = np.zeros((len(members), len(tested)), np.bool_)
+    every[[member.number for member in usable]] = right
     write_weights(folder / WEIGHTS, chosen.best_weights, statistics)
     write_arrays(
         folder / PREDICTIONS,
@@ -421,6 +423,7 @@ def _finish(
         validation_rows=held_out.rows,
         validation_labels=np.asarray(held_out.features.labels, dtype=np.int64)[held_out.rows],
         validation_predicted=validation_logits.argmax(axis=1),
+        **({} if len(members) == 1 else {"sweep_correct": every}),
     )
     best = chosen.best
     top5 = proportion(in_top(logits, labels, k=5)) if logits.shape[1] > TOP5_ABOVE else None

@@ -15,7 +15,9 @@ from diffcache.cache import Features, open_cache
 from diffcache.cli import main
 from diffcache.config import head_sweep, load_pipeline
 from diffcache.errors import HeadError, MissingError
+from diffcache.events import Progress
 from diffcache.experiments import extract_pipeline, find_features, open_images
+from diffcache.experiments.draws import measure_draws
 from diffcache.experiments.fresh import FreshNoise
 from diffcache.heads import find_runs, train_sweep
 from diffcache.setting import Setting
@@ -147,7 +149,8 @@ def test_the_command(world, draws):
     assert [int(row["stored_bytes"]) for row in rows[:5]] == [42 * 32 * 2 * n for n in (1, 4, 8, 0, 0)]
     assert rows[3]["over_fresh"] == "" and all(rows[k]["over_fresh"] != "" for k in (0, 1, 2, 4))
     assert json.loads((folder / "draws.json").read_text(encoding="utf-8"))["figures"] == ["draws"]
-    assert "over fresh noise" in out
+    assert "over fresh noise" in out and "store 1 draw" in out
+    assert all(float(row["seconds"]) > 0 for row in rows)
     assert not list(folder.glob(".fresh*"))  # nothing of it stays
 
     runs = {run.path: (run.path / "run.json").stat().st_mtime_ns for run in find_runs(world.folder / "runs")}
@@ -158,9 +161,25 @@ def test_the_command(world, draws):
     assert (folder / "draws.csv").read_bytes() == before
 
 
+def test_other_arms(world, draws):
+    status, out, err = draws("--setting", "t5/b3/pool1", "--epochs", 2, "--seeds", "0", "--arms", "fresh, 2 crop_flip")
+    assert status == 0, err
+    with (world.folder.parent / "results" / "tiny" / "draws.csv").open(encoding="utf-8", newline="") as file:
+        fresh, cropped = csv.DictReader(file)
+    assert (fresh["arm"], cropped["arm"]) == ("fresh noise", "2 stored draws, crops and flips")
+    assert (cropped["draws"], cropped["augmentation"], cropped["seeds"]) == ("2", "crop_flip", "1")
+    assert "1 seed, paired" in out
+    stores = open_cache(world.folder / "cache").find(split="train", backbone="tiny")
+    assert {str(store.recipe.augmentation and store.recipe.augmentation["name"]) for store in stores} == {
+        "None",
+        "crop_flip",
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (("--setting", "t5/b3/pool4", "--arms", "1,4"), 'expected "fresh" among them'),
         ((), "draws: no settings"),
         (("--setting", "t-/b3/pool4"), "settings with noise"),
         (("--setting", "t5/b3/pool4/draw1"), "at draw 0"),
@@ -179,3 +198,33 @@ def test_weights_that_are_not_here(world, draws):
     status, _, err = draws("--setting", "t5/b3/pool4")
     assert status != 0 and "tiny.safetensors" in err and "Traceback" not in err
     assert not open_cache(world.folder / "cache", create=True).find()
+
+
+def test_what_is_interrupted_goes_on(world):
+    overrides = {"draws.settings": ["t5/b3/pool1"], "draws.epochs": 3, "draws.seeds": [0], "draws.arms": ["fresh"]}
+    pipeline = load_pipeline(world.file, overrides)
+
+    def press(event):
+        if isinstance(event, Progress) and event.unit == "epochs" and event.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_draws(pipeline, on_event=press)
+    results = world.folder.parent / "results" / "tiny"
+    (left,) = results.glob(".fresh*")  # the epoch in hand
+    seen = []
+    (outcome,) = measure_draws(pipeline, on_event=seen.append)
+    assert min(event.done for event in seen if isinstance(event, Progress) and event.unit == "epochs") <= 2
+    assert [line["epoch"] for line in outcome.cell.run.metrics()] == [1, 2, 3]
+    assert not left.exists()
+
+
+def test_imported_features_have_no_network(world, draws):
+    text = world.file.read_text(encoding="utf-8")
+    head, _, rest = text.partition("[backbone]")
+    _, _, rest = rest.partition("[heads]")
+    given = head + '[backbone]\nimported = "elsewhere"\n[heads]\n' + rest.replace("pixels = true", "pixels = false")
+    world.file.write_text(given, encoding="utf-8")
+    status, _, err = draws("--setting", "t5/b3/pool4")
+    assert status == 1 and "the features of elsewhere are imported" in err.splitlines()[-1] and "Traceback" not in err
+    assert not (world.folder / "runs").exists()

@@ -43,6 +43,9 @@ def test_all_heads_are_recorded_and_validation_chooses(tmp_path):
         logits = run.head()(torch.from_numpy(test.array))
     np.testing.assert_allclose(logits, run.predictions().logits, rtol=1e-4, atol=1e-4)
     assert json.loads((run.path / "run.json").read_text()) == run.record
+    each = run.predictions().sweep_correct
+    assert each.mean(axis=1).tolist() == [head["test_top1"] for head in run.sweep]
+    assert np.array_equal(each[run.record["sweep"]["chosen"]], run.predictions().correct)
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp", "cnn", "attention"])

@@ -4,7 +4,8 @@ RUNS/<images>/<kind>-<setting>-<hash>/
     run.json           what was trained on what, how it went; written last: with it the run is complete
     metrics.jsonl      a line an epoch of a head (``EpochRecord``)
     best.safetensors   weights of the best epoch (``head.*``), ``mean`` and ``deviation`` of the features
-    predictions.npz    the test rows' ids, labels, logits, predicted; the validation rows' predicted
+    predictions.npz    the test rows' ids, labels, logits, predicted; the validation rows' predicted;
+                       of a sweep which test rows each head is right on
     state.pt           where training stands, to go on from
 
 A run of a sweep is that of the head which validation chose; ``run.json`` and ``metrics.jsonl`` tell of all of them.
@@ -56,6 +57,8 @@ class Predictions:
         predicted: the class with the largest logit, int64, shape (rows,).
         validation_rows: rows of the training split that were held out, int64, shape (v,).
         validation_labels, validation_predicted: theirs, int64, shape (v,).
+        sweep_correct: whether each head of the sweep is right on each test row, bool, shape (heads, rows), those that
+            diverged never; None of a head that was trained alone, and of runs that did not record it.
     """
 
     ids: np.ndarray
@@ -65,6 +68,7 @@ class Predictions:
     validation_rows: np.ndarray
     validation_labels: np.ndarray
     validation_predicted: np.ndarray
+    sweep_correct: np.ndarray | None = None
 
     @property
     def correct(self) -> np.ndarray:

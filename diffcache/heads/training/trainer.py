@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffcache.errors import HeadError
 from diffcache.heads.data.batches import Batches
-from diffcache.heads.data.fresh import Fresh
+from diffcache.heads.data.fresh import Fresh, check_fresh
 from diffcache.heads.training.members import EpochRecord, Member
 from diffcache.heads.training.optimization import build_optimizer, rate_factor, set_rates, smoothed_losses
 from diffcache.heads.training.scoring import autocast, score
@@ -57,6 +57,7 @@ class Trainer:
         self._fresh = fresh
         self.epoch, self.epochs = 0, self.config.epochs
         self._train, self._validation, self._device = train, validation, device
+        self._at_draw_0 = train.features
         for member in members:
             member.head.to(device)
         # float16 gradients of small losses underflow; bfloat16 has float32's range. What a scaler finds too large it
@@ -103,7 +104,9 @@ class Trainer:
         """
         start = time.perf_counter()
         if self._fresh is not None:
-            self._train.features = self._fresh.begin(self.epoch)
+            made = self._fresh.begin(self.epoch)
+            check_fresh(self._at_draw_0, made)
+            self._train.features = made
         with _repeatable(self._device):
             train_losses = self._train_epoch(self.epoch)
             validation_losses, top1 = score([g.stack for g in self._groups], self._validation, precision=self.precision)
