@@ -55,10 +55,14 @@ addEventListener("afterprint", () => {
 // The contents show where the reader is.
 const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
 const places = [...links.keys()].map((name) => document.getElementById(name));
+const contents = document.querySelector("nav");
 const show = () => {
   const above = places.filter((place) => place.getBoundingClientRect().top < innerHeight / 3);
   for (const link of links.values()) link.classList.remove("here");
-  if (above.length) links.get(above[above.length - 1].id).classList.add("here");
+  if (!above.length) return;
+  const link = links.get(above[above.length - 1].id);
+  link.classList.add("here");
+  if (contents.scrollWidth > contents.clientWidth) contents.scrollLeft = link.offsetLeft - contents.clientWidth / 3;
 };
 addEventListener("scroll", show, { passive: true });
 show();

@@ -17,6 +17,7 @@ FIRST_ROWS = 5
 
 _SHARES = ("top1", "top5", "accuracy", "recall", "precision", "share", "spread", "over_", "confidence")
 _BOUNDS = ("low", "high", "lowest", "highest", "above", "to", "f1")  # shares where the table has others
+_LAST = ("block", "sweep", "seconds", "run", "best")  # long or of less interest: what is measured comes first
 _NAMES = {"test_top1": "test top-1", "validation_top1": "valid. top-1", "top5": "top-5", "test_top5": "test top-5"}
 
 
@@ -91,7 +92,7 @@ def result_table(result: Result) -> Table | None:
     columns = [key for key in result.columns if any(row.get(key) not in (None, "") for row in rows)]
     shares = _share_columns(columns, rows)
     pairs = {key: _partner(key) for key in columns if _partner(key) in columns}
-    shown = [key for key in columns if key not in pairs.values()]
+    shown = sorted((key for key in columns if key not in pairs.values()), key=_LAST.__contains__)
     scale = _scale(rows) if "low" in pairs else None
     cells = tuple(
         tuple(
@@ -154,7 +155,8 @@ def _cell(key: str, value: Any, *, share: bool) -> Cell:
 def _interval(low: Any, high: Any, *, share: bool, middle: Any, scale: tuple[float, float] | None) -> Cell:
     if not isinstance(low, int | float) or not isinstance(high, int | float):
         return EMPTY
-    text = f"{percent(low)} to {percent(high)}" if share else f"{low:.4g} to {high:.4g}"
+    between = "-" if low >= 0 else " to "  # a hyphen beside a minus is hard to read
+    text = f"{percent(low)}{between}{percent(high)}" if share else f"{low:.4g}{between}{high:.4g}"
     span = None
     if scale is not None and isinstance(middle, int | float):
         bottom, whole = scale[0], scale[1] - scale[0]
