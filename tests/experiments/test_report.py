@@ -199,6 +199,15 @@ def test_predictions_that_are_damaged_are_said(world, made):
     assert "predictions.npz: damaged" in page([section], title="t", command="c", version="1")
 
 
+def test_a_damaged_store_is_said_and_the_others_are_shown(world, made):
+    whole = gather(load_pipeline(world.file), file="x.toml", anchor="s0")
+    store = next((world.folder / "cache" / "textures" / "train").glob("*/store.json"))
+    store.write_text("{", encoding="utf-8")
+    section = gather(load_pipeline(world.file), file="x.toml", anchor="s0")
+    assert whole.notes == () and len(section.notes) == 1 and "store.json" in section.notes[0]
+    assert len(section.stores.rows) == len(whole.stores.rows) - 1
+
+
 def test_headlines_and_gain(world, made):
     section = gather(load_pipeline(world.file), file="x.toml", anchor="s0")
     rows = next(result.rows for result in read_results(made) if result.name == "heads")

@@ -113,7 +113,7 @@ def gather(pipeline: Pipeline, *, file: str, anchor: str) -> Section:
     """
     folder = results_folder(pipeline)
     results = read_results(folder)
-    stores = found_stores(pipeline)
+    stores, damaged = found_stores(pipeline)
     pixels, runs = _runs(pipeline, results)
     best = best_run(runs) if runs else None
     mistakes, notes = _mistakes(best)
@@ -129,7 +129,7 @@ def gather(pipeline: Pipeline, *, file: str, anchor: str) -> Section:
         run="" if best is None else f"{best.kind} head on {best.place} ({best.id})",
         mistakes=thumbnails(pipeline, mistakes[:MOST_MISTAKES]),
         mistakes_of=len(mistakes),
-        notes=notes,
+        notes=(*notes, *damaged),
         costs=costs_table(pipeline, stores),
         passes=pass_lines(stores),
         extraction=extraction_facts(stores),

@@ -18,21 +18,27 @@ from diffcache.setting import Setting
 _FLOPS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP")
 
 
-def found_stores(pipeline: Pipeline) -> tuple[Store, ...]:
-    """The readable stores of a pipeline's image set, training images first; none where there is no cache."""
+def found_stores(pipeline: Pipeline) -> tuple[tuple[Store, ...], tuple[str, ...]]:
+    """The readable stores of a pipeline's image set, training images first, and a line for each that is not."""
+    if not pipeline.cache.is_dir():
+        return (), ()
+    readable, damaged = [], []
     try:
-        stores = open_cache(pipeline.cache).find(images=pipeline.images.name) if pipeline.cache.is_dir() else []
-    except DiffcacheError:
-        return ()
-    readable = []
+        cache = open_cache(pipeline.cache)
+        stores = cache.find(images=pipeline.images.name)
+        damaged += cache.damaged
+    except (DiffcacheError, OSError) as error:
+        return (), (str(error),)
     for store in stores:
         try:
             _ = store.rows, store.settings, store.nbytes, store.receipts
-        except (DiffcacheError, OSError):
-            continue
-        readable.append(store)
+        except (DiffcacheError, OSError) as error:
+            damaged.append(str(error))
+        else:
+            readable.append(store)
     order = {split: place for place, split in enumerate(SPLITS)}
-    return tuple(sorted(readable, key=lambda one: (order.get(one.split, len(order)), one.backbone, one.fingerprint)))
+    readable.sort(key=lambda one: (order.get(one.split, len(order)), one.backbone, one.fingerprint))
+    return tuple(readable), tuple(damaged)
 
 
 def stores_table(stores: Sequence[Store]) -> Table | None:
