@@ -149,6 +149,20 @@ def test_principal_components_are_those_of_the_definition():
     np.testing.assert_allclose(project(values[::-1])[::-1], points, atol=1e-8)  # the order of rows turns no sign
 
 
+@pytest.mark.parametrize("shape", [(40, 9), (9, 40), (12, 12)])
+def test_principal_components_of_tall_and_wide_features(shape):
+    values = np.random.default_rng(1).standard_normal(shape) * np.linspace(1, 3, shape[0])[:, None]
+    flat = (values - values.mean(axis=0)) / values.std(axis=0)
+    left, sizes, _ = np.linalg.svd(flat, full_matrices=False)
+    np.testing.assert_allclose(np.abs(project(values)), np.abs(left[:, :2] * sizes[:2]), atol=1e-8)
+
+
+def test_features_that_vary_in_one_direction_have_no_second_component():
+    values = np.arange(5.0)[:, None] * np.ones(20)
+    points = project(values)
+    assert np.ptp(points[:, 0]) > 1 and np.abs(points[:, 1]).max() < 1e-6
+
+
 def test_t_sne_is_the_same_again_and_keeps_groups_apart():
     random = np.random.default_rng(0)
     values = np.concatenate([random.standard_normal((30, 8)), random.standard_normal((30, 8)) + 12])
