@@ -59,10 +59,22 @@ def project(values: np.ndarray, *, method: str = "pca") -> np.ndarray:
 
 
 def _components(flat: np.ndarray, count: int) -> np.ndarray:
-    _, _, directions = np.linalg.svd(flat, full_matrices=False)
-    largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
-    directions *= np.where(largest < 0, -1, 1)
-    return np.asarray(flat @ directions[:count].T)
+    """The first components, (rows, count), by the products of rows or of columns, whichever are fewer."""
+    rows, columns = flat.shape
+    if columns <= rows:
+        directions = _largest(flat.T @ flat, count)
+    else:
+        directions = flat.T @ _largest(flat @ flat.T, count)
+        lengths = np.linalg.norm(directions, axis=0)
+        # A component without variance has no direction: what is left of it is rounding.
+        directions *= np.where(lengths > 1e-9 * lengths.max(initial=0), 1, 0) / np.where(lengths > 0, lengths, 1)
+    largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=0)[None], axis=0)
+    return np.asarray(flat @ (directions * np.where(largest < 0, -1, 1)))
+
+
+def _largest(products: np.ndarray, count: int) -> np.ndarray:
+    """Eigenvectors of the largest eigenvalues, in columns."""
+    return np.linalg.eigh(products)[1][:, ::-1][:, :count]
 
 
 def _tsne(components: np.ndarray) -> np.ndarray:
