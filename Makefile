@@ -45,18 +45,20 @@ report: $(READY)  ## One HTML page of what was found of PIPELINE
 
 DEMO := pipelines/fashion_mnist.toml
 ABLATION := pipelines/fashion_mnist_ablation.toml
+FUSION := pipelines/fashion_mnist_fusion.toml
 DIGITS := pipelines/digits.toml
 
 reproduce: $(READY)  ## Every experiment on the demo, and its report; stopped, it goes on
 	$(BIN)/diffcache train-heads $(DEMO)
 	$(BIN)/diffcache ablate $(ABLATION)
+	$(BIN)/diffcache train-heads $(FUSION)
 	$(BIN)/diffcache judge $(DEMO)
 	$(BIN)/diffcache draws $(DEMO)
 	$(BIN)/python pipelines/digits.py data/digits
 	$(BIN)/diffcache train-heads $(DIGITS)
 	$(BIN)/diffcache noise $(DEMO)
 	$(BIN)/diffcache project $(DEMO)
-	$(BIN)/diffcache report $(DEMO) $(ABLATION) $(DIGITS)
+	$(BIN)/diffcache report $(DEMO) $(ABLATION) $(FUSION) $(DIGITS)
 
 test: $(READY)  ## The tests, some minutes
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import click
 
+from diffcache.cli.options import typed_command
 from diffcache.cli.preparing import chosen_heads, features_for, named_settings
 from diffcache.cli.progress import shown
 from diffcache.cli.results import print_result
@@ -41,7 +40,7 @@ def run_ablate(
     result = Result(
         name="ablation",
         title=f"{pipeline.images.name}: top-1 accuracy over t, b, pool, head and seed",
-        command=shlex.join(["diffcache", *sys.argv[1:]]),
+        command=typed_command(),
         images=pipeline.images.name,
         rows=ablation_rows(cells),
         facts={

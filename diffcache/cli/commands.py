@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffcache.cache.display.text import printable
+from diffcache.cli.options import typed_command
 from diffcache.cli.output import echo, plain_table, table_lines
 from diffcache.cli.preparing import chosen_heads, features_for, named_settings
 from diffcache.cli.progress import clock, shown
@@ -56,4 +55,4 @@ def run_train_heads(
 
     print_heads(result, pipeline)
     some = heads is not None or settings is not None or not _PART_OF_GRID.isdisjoint(overrides)
-    write_heads(result, pipeline, command=shlex.join(["diffcache", *sys.argv[1:]]), some=some)
+    write_heads(result, pipeline, command=typed_command(), some=some)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from diffcache.cli.options import typed_command
 from diffcache.cli.progress import shown
 from diffcache.cli.results import print_result
 from diffcache.config import load_pipeline
@@ -30,7 +31,7 @@ def run_draws(file: str, overrides: Mapping[str, Any]) -> None:
         name="draws",
         title=f"{pipeline.images.name}: a linear head on stored noise draws, and with fresh noise in every epoch; "
         f"{config.epochs} epochs, {seeds}",
-        command=f"diffcache draws {file}",
+        command=typed_command(),
         images=pipeline.images.name,
         rows=rows,
         findings=draws_findings(outcomes),

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
+from diffcache.cli.options import typed_command
 from diffcache.cli.output import echo, plain_table, table_lines
 from diffcache.cli.preparing import chosen_heads, features_for, named_settings
 from diffcache.cli.progress import shown
@@ -61,7 +60,7 @@ def run_judge(
         raise ConfigError("judge: expected a pipeline file, got none; `diffcache judge --list` needs none")
     pipeline = load_pipeline(file, overrides)
     named = named_settings(settings)
-    command = _typed()
+    command = typed_command()
     with shown() as on_event:
         from diffcache.analysis.few_labels import AMOUNTS, Amount
         from diffcache.experiments.judge import Subject, check_parts, chosen_run, features_of, judge, judged_heads
@@ -128,21 +127,3 @@ def _shortened(result: Result) -> Result:
 
 def _sortable(value: Any) -> float:
     return 2.0 if value is None else float(value)
-
-
-def _typed() -> str:
-    """The command as it was typed, but for what only changes how it is printed."""
-    ctx = click.get_current_context()
-    words = ["diffcache", str(ctx.info_name)]
-    for parameter in ctx.command.params:
-        name, value = str(parameter.name), ctx.params.get(str(parameter.name))
-        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE or name == "as_json" or value is None:
-            continue
-        text = ",".join("-" if one is None else str(one) for one in value) if isinstance(value, tuple) else str(value)
-        if isinstance(parameter, click.Argument):
-            words.append(text)
-        elif isinstance(value, bool):
-            words.append((parameter.opts if value else parameter.secondary_opts)[0])
-        else:
-            words += [parameter.opts[0], text]
-    return shlex.join(words)

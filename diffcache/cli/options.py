@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from diffcache.config import ALL_PRESETS, HEADS
 
@@ -95,6 +97,24 @@ def overrides(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("device") is not None:
         replaced["heads.device"] = options["device"]
     return replaced
+
+
+def typed_command() -> str:
+    """The command as it was typed, but for what only changes how it is printed."""
+    ctx = click.get_current_context()
+    words = ["diffcache", str(ctx.info_name)]
+    for parameter in ctx.command.params:
+        name, value = str(parameter.name), ctx.params.get(str(parameter.name))
+        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE or name == "as_json" or value is None:
+            continue
+        parts = ["-" if one is None else str(one) for one in value] if isinstance(value, tuple) else [str(value)]
+        if isinstance(parameter, click.Argument):
+            words += parts
+        elif isinstance(value, bool):
+            words.append((parameter.opts if value else parameter.secondary_opts)[0])
+        else:
+            words += [parameter.opts[0], ",".join(parts)]
+    return shlex.join(words)
 
 
 def _all(*decorators: Callable[[F], F]) -> Callable[[F], F]:

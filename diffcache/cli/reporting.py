@@ -11,6 +11,7 @@ import click
 
 from diffcache import __version__
 from diffcache.cache.layout import sized
+from diffcache.cli.options import typed_command
 from diffcache.cli.preparing import features_for, named_settings
 from diffcache.cli.progress import shown
 from diffcache.cli.results import print_result
@@ -25,7 +26,7 @@ def run_noise(file: str, overrides: Mapping[str, Any], *, ts: Sequence[int] | No
         from diffcache.experiments.pictures import noised_images
         from diffcache.experiments.results import results_folder, write_result
 
-        result = noised_images(pipeline, command=f"diffcache noise {file}", ts=ts, on_event=on_event)
+        result = noised_images(pipeline, command=typed_command(), ts=ts, on_event=on_event)
     print_result(result, write_result(results_folder(pipeline), result))
 
 
@@ -45,8 +46,7 @@ def run_project(
         judged = judged_heads(replace(pipeline, heads=replace(pipeline.heads, pixels=False)), settings=named)
         features = features_for(judged, None, on_event)
         setting = named[0] if named is not None else chosen_run(judged, features, on_event=on_event).setting
-        command = f"diffcache project {file}"
-        result = projected(pipeline, features, setting, command=command, methods=methods, on_event=on_event)
+        result = projected(pipeline, features, setting, command=typed_command(), methods=methods, on_event=on_event)
     path = write_result(results_folder(pipeline), result)
     print_result(
         replace(result, rows=result.rows[:5], title=f"{result.title} (the first of {len(result.rows):,})"), path
@@ -71,7 +71,7 @@ def run_report(files: Sequence[str], overrides: Mapping[str, Any], *, out: Path 
             f"`diffcache train-heads {files[0]}`"
         )
     title = f"{', '.join(dict.fromkeys(pipeline.images.name for pipeline in pipelines))}: frozen diffusion features"
-    html = page(sections, title=title, command=f"diffcache report {' '.join(files)}", version=__version__)
+    html = page(sections, title=title, command=typed_command(), version=__version__)
     path = out if out is not None else results_folder(pipelines[0]) / "report.html"
     write_whole(path, html.encode(), tmp=path.parent)
     click.echo(f"written: {path} ({sized(len(html.encode()))}); it opens in any browser, without a network")
