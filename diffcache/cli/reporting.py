@@ -56,15 +56,12 @@ def run_project(
 def run_report(files: Sequence[str], overrides: Mapping[str, Any], *, out: Path | None) -> None:
     """``diffcache report``."""
     from diffcache.cache.files.disk import write_whole
-    from diffcache.experiments.report.gather import gather
+    from diffcache.experiments.report.gather import gather_all
     from diffcache.experiments.report.page import page
     from diffcache.experiments.results import results_folder
 
     pipelines = [load_pipeline(file, overrides) for file in files]
-    sections = [
-        gather(pipeline, file=file, anchor=f"s{number}")
-        for number, (file, pipeline) in enumerate(zip(files, pipelines, strict=True))
-    ]
+    sections = gather_all(pipelines, files)
     if not any(section.parts for section in sections):
         raise ConfigError(
             f"{results_folder(pipelines[0])}: no results to report; make some first, such as with "

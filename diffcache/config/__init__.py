@@ -6,15 +6,13 @@ heads. It is validated whole before any work starts; paths in it are relative to
 
 from diffcache.config.checks import one_of
 from diffcache.config.fusing import in_short
+from diffcache.config.kinds import HEADS, KINDS, LINEAR, TRAINED
 from diffcache.config.presets import PRESETS
 from diffcache.config.reading import ALL_PRESETS, head_config, head_fields, head_sweep, load_pipeline, parse_pipeline
 from diffcache.config.sets import SETS, SetConfig
 from diffcache.config.tables import (
-    HEADS,
-    LINEAR,
     SPLITS,
     SWEPT,
-    TRAINED,
     BackboneConfig,
     ExtractConfig,
     HeadConfig,
@@ -28,6 +26,7 @@ from diffcache.config.tables import (
 __all__ = [
     "ALL_PRESETS",
     "HEADS",
+    "KINDS",
     "LINEAR",
     "PRESETS",
     "SETS",

@@ -13,18 +13,13 @@ from typing import Any
 
 from diffcache.config.checks import at_home, different, fail, file_path, name, number, one_of, text
 from diffcache.config.fusing import fused_settings
+from diffcache.config.kinds import HEADS, KINDS, OF_ATTENTION, ONLY_FOR, TRAINED
 from diffcache.config.presets import preset_values, with_presets
 from diffcache.config.sets import NEEDED, SETS, SetConfig
 from diffcache.config.tables import (
-    HEAD_DEFAULTS,
-    HEADS,
     MOST_SWEPT,
-    OF_ATTENTION,
-    ONLY_FOR,
     SPLITS,
-    SWEEP_DEFAULTS,
     SWEPT,
-    TRAINED,
     AblateConfig,
     BackboneConfig,
     DrawsConfig,
@@ -131,7 +126,7 @@ def head_config(kind: str, values: Mapping[str, Any] | None = None, *, where: st
             raise ConfigError(f"{where}.{key}: a {kind} head has no {key}; {instead}")
     if "fuse" in values:
         values["settings"] = fused_settings(values.pop("fuse"), f"{where}.fuse")
-    config = _read(HeadConfig, {**HEAD_DEFAULTS[kind], **values}, where, None, kind=kind)
+    config = _read(HeadConfig, {**KINDS[kind].defaults, **values}, where, None, kind=kind)
     if not _has_blocks(config):
         for key in OF_ATTENTION if kind == "fusion" else ():
             if key in values:
@@ -165,7 +160,7 @@ def head_sweep(kind: str, values: Mapping[str, Any] | None = None, *, where: str
     """
     one_of(*HEADS)(kind, where)
     preset = (values or {}).get("preset")
-    values = {**SWEEP_DEFAULTS.get(kind, {}), **_with_preset(kind, values or {}, where)}
+    values = {**KINDS[kind].sweep, **_with_preset(kind, values or {}, where)}
     lists = {name: values.pop(name) for name in SWEPT if isinstance(values.get(name), list | tuple)}
     lists = {name: different(number)(several, f"{where}.{name}") for name, several in lists.items()}
     count = math.prod(map(len, lists.values()))

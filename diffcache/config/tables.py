@@ -237,71 +237,11 @@ class HeadConfig:
     iterations: int = checked(whole(1, 100_000), 100)
 
 
-TRAINED = ("linear", "mlp", "cnn", "attention", "fusion")
-"""Heads trained by gradient steps; the others are fitted."""
-
-LINEAR = ("linear", "logistic", "ridge")
-"""Heads that are one linear layer, however it was found."""
-
-ONLY_FOR = {
-    "epochs": TRAINED,
-    "batch_size": TRAINED,
-    "optimizer": TRAINED,
-    "lr": TRAINED,
-    "momentum": TRAINED,
-    "weight_decay": TRAINED,
-    "schedule": TRAINED,
-    "step_epochs": TRAINED,
-    "step_factor": TRAINED,
-    "warmup_epochs": TRAINED,
-    "label_smoothing": TRAINED,
-    "patience": TRAINED,
-    "seed": TRAINED,
-    "order_seed": TRAINED,
-    "precision": TRAINED,
-    "l2": ("logistic", "ridge"),
-    "iterations": ("logistic",),
-    "hidden": ("mlp", "cnn"),
-    "depth": ("mlp", "cnn", "attention", "fusion"),
-    "dropout": ("mlp", "cnn", "attention", "fusion"),
-    "width": ("attention", "fusion"),
-    "num_heads": ("attention", "fusion"),
-    "mlp_ratio": ("attention", "fusion"),
-    "settings": ("linear", "mlp", "cnn", "attention", "logistic", "ridge"),
-    "join": ("fusion",),
-    "tokens": ("fusion",),
-    "fuse": ("fusion",),
-}
-
-OF_BLOCKS = ("depth", "dropout", "width", "num_heads", "mlp_ratio")
-"""Fields of transformer blocks."""
-
-OF_ATTENTION = (*OF_BLOCKS, "tokens")
-"""Fields that a fusion head has only where it joins by attention."""
-
-HEAD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "linear": {"settings": "all"},
-    "mlp": {"depth": 1, "hidden": 512, "dropout": 0.3},
-    "cnn": {"depth": 2, "hidden": 128, "dropout": 0.3},
-    "attention": {"depth": 2, "width": 128, "num_heads": 8, "dropout": 0.1},
-    "fusion": {"settings": "all", "depth": 2, "width": 128, "num_heads": 8, "dropout": 0.1},
-    "logistic": {},
-    "ridge": {},
-}
-
-HEADS = tuple(HEAD_DEFAULTS)
-
 SWEPT = ("lr", "weight_decay", "seed", "l2")
 """Fields that a pipeline file may give several values of."""
 
 MOST_SWEPT = 1_000
 """Heads of one sweep."""
-
-SWEEP_DEFAULTS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
-    "logistic": {"l2": (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)},
-    "ridge": {"l2": (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0)},
-}
-"""What a fitted head tries where its table does not say."""
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from diffcache.backbones import check_setting, load_card
 from diffcache.backbones.blocks import card_blocks
 from diffcache.cache.exchange.importing import IMPORTED
-from diffcache.config import SPLITS, Pipeline, in_short
+from diffcache.config import KINDS, SPLITS, Pipeline, in_short
 from diffcache.errors import ConfigError, HeadError, SettingError
 from diffcache.experiments.needs import evaluated, head_settings
 from diffcache.heads import stratified_split
-from diffcache.heads.fusion import check_fusion
-from diffcache.heads.models import CNN_SIDE, check_fit, fits
+from diffcache.heads.kinds import kind_of
+from diffcache.heads.models import check_fit, fits
 from diffcache.heads.runs.tensorboard import require_tensorboard
 from diffcache.images import ImageSource
 
@@ -41,16 +41,16 @@ def check_heads(pipeline: Pipeline) -> None:
         head = sweep.heads[0]  # whether a head fits does not depend on what is swept
         settings = sorted(evaluated(pipeline)) if isinstance(head.settings, str) else head.settings
         shapes = {setting: blocks[setting.b - 1].pooled_shape(setting.pool) for setting in settings}
-        if head.kind == "fusion":
-            check_fusion(head, list(shapes.values()), where=in_short(shapes))
+        if KINDS[head.kind].several:
+            check_fit(head, parts=list(shapes.values()), where=in_short(shapes))
             continue
         if head.settings != "best":
             for setting, shape in shapes.items():
                 check_fit(head, shape=shape, where=str(setting))
         elif not any(fits(head, shape) for shape in shapes.values()):
-            raise HeadError(
-                f"{head.kind} head: it fits no setting of the grid; add a pool of {CNN_SIDE} or more, or pool 0"
-            )
+            last, shape = list(shapes.items())[-1]
+            reason = kind_of(head.kind).why_not(head, shape)
+            raise HeadError(f"{head.kind} head: it fits no setting of the grid; on {last}: {reason}")
 
 
 def check_classes(pipeline: Pipeline, source: ImageSource) -> None:

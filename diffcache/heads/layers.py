@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from diffcache.config import HeadConfig
+
+
+class LinearHead(nn.Sequential):
+    """One linear layer on the flattened features."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(prod(shape), classes))
 
 
 class Dropout(nn.Module):
@@ -45,3 +56,10 @@ class TransformerBlock(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, width)
         x = x + self.dropout(self.out(mixed))
         return x + self.dropout(self.down(F.gelu(self.up(self.norm_2(x)))))
+
+
+def width_not_split(config: HeadConfig) -> str | None:
+    """What was expected and what came, where the width is no multiple of the number of attention heads."""
+    if config.width % config.num_heads:
+        return f"expected a width that is a multiple of num_heads, got {config.width} and {config.num_heads}"
+    return None

@@ -16,7 +16,7 @@ from torch import nn
 import diffcache
 from diffcache.cache.files.lock import hold
 from diffcache.compute import device_facts, memory_for, require_values, resolve_device, resolve_precision
-from diffcache.config import LINEAR, TRAINED, HeadConfig, HeadSweep, head_fields
+from diffcache.config import KINDS, TRAINED, HeadConfig, HeadSweep, head_fields
 from diffcache.errors import HeadError
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.heads.data.batches import Batches
@@ -38,8 +38,9 @@ from diffcache.heads.data.split import Split, stratified_split
 from diffcache.heads.data.standardize import Scaling
 from diffcache.heads.data.statistics import Statistics, feature_statistics
 from diffcache.heads.evaluation import TOP5_ABOVE, in_top, proportion
-from diffcache.heads.fusion import token_count
-from diffcache.heads.models import build_head, parameter_count
+from diffcache.heads.kinds import kind_of
+from diffcache.heads.layers import LinearHead
+from diffcache.heads.models import build_head, given, parameter_count
 from diffcache.heads.runs.files import drop_drafts, write_arrays, write_json
 from diffcache.heads.runs.run import (
     PREDICTIONS,
@@ -52,7 +53,7 @@ from diffcache.heads.runs.run import (
     run_id,
 )
 from diffcache.heads.runs.weights import write_weights
-from diffcache.heads.training.fitted import LogisticFit, RidgeFit, piece_rows
+from diffcache.heads.training.fitted import piece_rows
 from diffcache.heads.training.members import Fit, Member, best_member
 from diffcache.heads.training.scoring import predict
 from diffcache.heads.training.session import Session
@@ -62,15 +63,6 @@ from diffcache.heads.training.trainer import Trainer
 
 HEADS_VERSION = 1
 """Raised when the code comes to train another head from the same configuration."""
-
-_PARAMETER_BYTES = {"logistic": 200}
-"""Of a parameter while it is fitted: ten pairs of steps and gradients, and a copy of them all where they are saved."""
-
-_TRAINED_BYTES = 40
-"""Of a parameter in training: its value, gradient, two moments and the best value so far, and a copy to save."""
-
-_RIDGE_BYTES = 32
-"""Of a pair of values that ridge has an equation for: products, system, factor and a product with it, in float64."""
 
 _EVALUATION_BYTES = 32 << 20
 """Size of a batch that is only looked at, in float32."""
@@ -129,7 +121,7 @@ def train_sweep(
     """
     config = sweep.heads[0]
     where = f"{config.kind} on {name_of(train)}"
-    check_fused(train, test, draws, fuses=config.kind == "fusion")
+    check_fused(train, test, draws, fuses=KINDS[config.kind].several)
     check_pair(train, test)
     check_draws(train, draws)
     if fresh is not None and (draws or config.kind not in TRAINED):
@@ -177,7 +169,7 @@ def train_sweep(
             session = Session(folder, where=where, save_seconds=save_seconds, on_event=on_event)
             statistics = feature_statistics(train, split.train, where=where) if config.standardize else None
             scaling = Scaling(statistics, device=device)
-            rows = _Rows(train, draws, split, config, heads=len(members), order=order, scaling=scaling, device=device)
+            rows = _Rows(train, draws, split, config, members=members, order=order, scaling=scaling, device=device)
             fit = _fit(members, rows, precision=precision, where=where, fresh=fresh)
             session.run(fit)
             record = _record(train, sweep, identity, members=members, precision=precision, split=split)
@@ -237,14 +229,13 @@ def run_identity(
 
 def _check_memory(sweep: HeadSweep, train: Features, *, where: str, device: torch.device) -> None:
     """Raise HeadError where a processor's memory does not hold all heads at once: the system would kill the process."""
-    kind, heads = sweep.kind, len(sweep.heads)
-    if device.type != "cpu" or (heads == 1 and kind in TRAINED):
+    config, heads = sweep.heads[0], len(sweep.heads)
+    if device.type != "cpu" or (heads == 1 and config.kind in TRAINED):
         return
     with torch.device("meta"):
-        head = _built(sweep.heads[0], train)
-    needed, memory = heads * parameter_count(head) * _PARAMETER_BYTES.get(kind, _TRAINED_BYTES), machine_memory()
-    if kind == "ridge":
-        needed += _RIDGE_BYTES * int(np.prod(map_shape(train))) ** 2
+        head = _built(config, train)
+    kind, memory = kind_of(config.kind), machine_memory()
+    needed = heads * parameter_count(head) * kind.parameter_bytes + kind.bytes(_given(config, train))
     if needed > memory:
         raise HeadError(
             f"{where}: {heads} heads of {parameter_count(head):,} parameters take about {needed / 1e9:.1f} GB, "
@@ -258,17 +249,22 @@ def _built(config: HeadConfig, train: Features) -> nn.Module:
         shape=map_shape(train),
         classes=len(train.class_names),
         where=name_of(train),
-        parts=part_shapes(train) if config.kind == "fusion" else (),
+        parts=_parts(config, train),
     )
+
+
+def _parts(config: HeadConfig, train: Features) -> Sequence[tuple[int, int, int]]:
+    return part_shapes(train) if KINDS[config.kind].several else ()
+
+
+def _given(config: HeadConfig, train: Features) -> Any:
+    return given(config, map_shape(train), _parts(config, train))
 
 
 def _work(members: Sequence[Member], train: Features, *, rows: int) -> int:
     """Multiplications of a step, about: what decides how many threads are worth their while."""
     config = members[0].config
-    _, height, width = map_shape(train)
-    positions = height * width if config.kind in ("cnn", "attention") else 1
-    if config.kind == "fusion" and config.join == "attention" and config.tokens == "positions":
-        positions = token_count(config, part_shapes(train))
+    positions = kind_of(config.kind).positions(config, _given(config, train))
     step = min(config.batch_size, rows) if config.kind in TRAINED else rows
     return len(members) * parameter_count(members[0].head) * positions * step
 
@@ -283,7 +279,7 @@ class _Rows:
         split: Split,
         config: HeadConfig,
         *,
-        heads: int,
+        members: Sequence[Member],
         order: GroupedOrder | None,
         scaling: Scaling,
         device: torch.device,
@@ -292,8 +288,7 @@ class _Rows:
         self._order, self._scaling, self._device = order, scaling, device
         size, classes = int(np.prod(map_shape(train))), len(train.class_names)
         # What heads with layers between make of a row is about as large as the row itself, for each of them.
-        flat = config.kind in LINEAR or (config.kind == "fusion" and config.join == "concat")
-        shown = heads * (classes if flat else max(size, classes))
+        shown = len(members) * (classes if isinstance(members[0].head, LinearHead) else max(size, classes))
         self._looking = max(1, min(1024, _EVALUATION_BYTES // (4 * max(size, shown))))
         self.held_out = self.looked_at(train, split.validation)
 
@@ -320,8 +315,8 @@ class _Rows:
 
 
 def _fit(members: Sequence[Member], rows: _Rows, *, precision: str, where: str, fresh: Fresh | None) -> Fit:
-    kind = members[0].config.kind
-    if kind in TRAINED:
+    way = kind_of(members[0].config.kind).fit
+    if way is None:
         return Trainer(
             members,
             train=rows.shuffled(),
@@ -331,8 +326,8 @@ def _fit(members: Sequence[Member], rows: _Rows, *, precision: str, where: str, 
             where=where,
             fresh=fresh,
         )
-    way = LogisticFit if kind == "logistic" else RidgeFit
-    return way(members, train=rows.passes(heads=len(members)), validation=rows.held_out, where=where)
+    fit: Fit = way(members, train=rows.passes(heads=len(members)), validation=rows.held_out, where=where)
+    return fit
 
 
 def _record(

@@ -265,7 +265,7 @@ def test_confusions_are_the_wrong_rows_surest_first(trained):
     said.predicted[:4] = (said.labels[:4] + 1) % 3
     logits = np.zeros_like(said.logits)
     logits[np.arange(len(logits)), said.predicted] = np.arange(len(logits)) % 5 + 1
-    arrays = {**vars(said), "logits": logits}
+    arrays = {name: array for name, array in vars(said).items() if array is not None} | {"logits": logits}
     folder = trained.folder / "changed"
     shutil.copytree(run.path, folder)
     np.savez(folder / "predictions.npz", **arrays)

@@ -18,7 +18,7 @@ from diffcache.errors import ConfigError, HeadError
 from diffcache.events import Notice
 from diffcache.heads import build_head, find_runs, load_run, train_head, train_sweep
 from diffcache.heads.data.fused import FusedFeatures
-from diffcache.heads.fusion import MOST_TOKENS, MOST_VALUES
+from diffcache.heads.kinds.fusion import MOST_TOKENS, MOST_VALUES
 from diffcache.heads.runs.uses import runs_of, sources
 from diffcache.heads.training.stack import Stack
 from diffcache.recipe import Recipe

@@ -1,12 +1,12 @@
-"""Metrics of a classifier: each a function of labels and logits, in a file of its own and a line of :data:`METRICS`."""
+"""Metrics of a classifier: each a function of labels and logits in a file of its own, and a line of :data:`METRICS`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 
 import numpy as np
 
-from diffcache.analysis.metrics import accuracy, balanced_accuracy, calibration_error, likelihood, macro_f1
 from diffcache.analysis.probabilities import check_answers
 from diffcache.heads.evaluation import Proportion
 
@@ -14,13 +14,14 @@ Metric = Callable[[np.ndarray, np.ndarray], Mapping[str, float | Proportion]]
 """From labels, int64 (rows,), and logits, float64 (rows, classes), to its values by name; none where it has none to
 give. The first line of its docstring is what ``diffcache judge --list`` says of it."""
 
-METRICS: dict[str, Metric] = {
-    "accuracy": accuracy.measure,
-    "balanced_accuracy": balanced_accuracy.measure,
-    "macro_f1": macro_f1.measure,
-    "likelihood": likelihood.measure,
-    "calibration_error": calibration_error.measure,
-}
+METRICS = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "likelihood",
+    "calibration_error",
+)
+"""Names of the files, in the order in which their values are shown."""
 
 
 def measure_all(labels: np.ndarray, logits: np.ndarray) -> dict[str, float | Proportion]:
@@ -35,11 +36,16 @@ def measure_all(labels: np.ndarray, logits: np.ndarray) -> dict[str, float | Pro
     """
     labels, logits = check_answers(labels, logits)
     found: dict[str, float | Proportion] = {}
-    for metric in METRICS.values():
-        found.update(metric(labels, logits))
+    for name in METRICS:
+        found.update(_metric(name)(labels, logits))
     return found
 
 
 def described() -> dict[str, str]:
     """What each metric is, in a line."""
-    return {name: str(metric.__doc__).strip().splitlines()[0] for name, metric in METRICS.items()}
+    return {name: str(_metric(name).__doc__).strip().splitlines()[0] for name in METRICS}
+
+
+def _metric(name: str) -> Metric:
+    metric: Metric = import_module(f"{__name__}.{name}").measure
+    return metric

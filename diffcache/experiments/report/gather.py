@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +100,36 @@ class Section:
         return tuple(dict.fromkeys(part.command for part in self.parts))
 
 
-def gather(pipeline: Pipeline, *, file: str, anchor: str) -> Section:
+def gather_all(pipelines: Sequence[Pipeline], files: Sequence[str]) -> tuple[Section, ...]:
+    """A section for each pipeline; what one of them has found counts for all of the same image set.
+
+    Stores that several of them share are shown with the first.
+
+    Raises:
+        ConfigError: a result that cannot be read.
+    """
+    found = [{result.name for result in read_results(results_folder(pipeline))} for pipeline in pipelines]
+    sections: list[Section] = []
+    stored: set[tuple[Path, str]] = set()
+    for number, (pipeline, file) in enumerate(zip(pipelines, files, strict=True)):
+        alike = [names for one, names in zip(pipelines, found, strict=True) if one.images.name == pipeline.images.name]
+        section = gather(pipeline, file=file, anchor=f"s{number}", elsewhere=frozenset().union(*alike))
+        stores = (pipeline.cache.resolve(), pipeline.images.name)
+        if stores in stored:
+            section = replace(section, stores=None, costs=None, passes=(), extraction=())
+        stored.add(stores)
+        sections.append(section)
+    return tuple(sections)
+
+
+def gather(pipeline: Pipeline, *, file: str, anchor: str, elsewhere: Collection[str] = ()) -> Section:
     """Everything that there is of a pipeline.
 
     Args:
         pipeline: names the folders.
         file: the pipeline file, as typed.
         anchor: of the section on the page.
+        elsewhere: names of results that another section has of the same images: they are not missing.
 
     Raises:
         ConfigError: a result that cannot be read.
@@ -117,7 +140,7 @@ def gather(pipeline: Pipeline, *, file: str, anchor: str) -> Section:
     pixels, runs = _runs(pipeline, results)
     best = best_run(runs) if runs else None
     mistakes, notes = _mistakes(best)
-    names = {result.name for result in results}
+    names = {*elsewhere, *(result.name for result in results)}
     return Section(
         anchor=anchor,
         name=pipeline.name,

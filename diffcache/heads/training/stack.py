@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from diffcache.heads.models import LinearHead
+from diffcache.heads.layers import LinearHead
 
 
 class Stack:

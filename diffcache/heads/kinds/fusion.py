@@ -1,4 +1,4 @@
-"""Heads on several settings at once, as in "Do text-free diffusion models learn discriminative visual
+"""One head on several settings at once, as in "Do text-free diffusion models learn discriminative visual
 representations?" (2311.17921); how the layers are wired."""
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffcache.config import HeadConfig
-from diffcache.errors import HeadError
-from diffcache.heads.layers import Dropout, TransformerBlock
+from diffcache.heads.layers import Dropout, LinearHead, TransformerBlock, width_not_split
 
 MOST_TOKENS = 2_048
 """Positions of all maps, at most, that attention joins: it takes the square of them."""
@@ -85,8 +84,52 @@ class FusedAttentionHead(nn.Module):
         return self.classify(self.norm_out(joined[:, 0]))
 
 
-def token_count(config: HeadConfig, parts: Sequence[tuple[int, int, int]]) -> int:
-    """Tokens that a fusion head joins by attention."""
+def build(config: HeadConfig, shape: Sequence[tuple[int, int, int]], classes: int) -> nn.Module:
+    """See :class:`~diffcache.heads.kinds.Kind`."""
+    if config.join == "concat":
+        return LinearHead((_edges(shape)[-1], 1, 1), classes)
+    return FusedAttentionHead(
+        shape,
+        classes,
+        tokens=config.tokens,
+        width=config.width,
+        depth=config.depth,
+        num_heads=config.num_heads,
+        mlp_ratio=config.mlp_ratio,
+        dropout=config.dropout,
+        normalize=not config.standardize,
+    )
+
+
+def why_not(config: HeadConfig, shape: Sequence[tuple[int, int, int]]) -> str | None:
+    """See :class:`~diffcache.heads.kinds.Kind`."""
+    if len(shape) < 2:
+        return f"expected at least two settings, got {len(shape) or 1}; name more with fuse"
+    if config.join == "attention":
+        tokens, largest = _token_count(config, shape), max(height * breadth for _, height, breadth in shape)
+        if tokens > MOST_TOKENS:
+            return (
+                f"expected maps of at most {MOST_TOKENS:,} positions in all, got {tokens:,}, {largest:,} of one of "
+                f"them; use a smaller pool, or fewer settings"
+            )
+        if (reason := width_not_split(config)) is not None:
+            return reason
+    flat = config.join == "concat" or config.tokens == "maps"
+    if flat and (values := _edges(shape)[-1]) > MOST_VALUES:
+        return (
+            f"expected maps of at most {MOST_VALUES:,} values in all, which it has weights for one by one, got "
+            f'{values:,}; use a smaller pool, fewer settings, or join = "attention" of positions'
+        )
+    return None
+
+
+def positions(config: HeadConfig, shape: Sequence[tuple[int, int, int]]) -> int:
+    """See :class:`~diffcache.heads.kinds.Kind`."""
+    return _token_count(config, shape) if config.join == "attention" and config.tokens == "positions" else 1
+
+
+def _token_count(config: HeadConfig, parts: Sequence[tuple[int, int, int]]) -> int:
+    """Tokens that are joined by attention."""
     return len(parts) if config.tokens == "maps" else sum(height * breadth for _, height, breadth in parts)
 
 
@@ -96,29 +139,3 @@ def _edges(parts: Sequence[tuple[int, int, int]]) -> list[int]:
     for channels, height, breadth in parts:
         edges.append(edges[-1] + channels * height * breadth)
     return edges
-
-
-def check_fusion(config: HeadConfig, parts: Sequence[tuple[int, int, int]], *, where: str) -> None:
-    """Raise HeadError unless a fusion head can be put on maps of these shapes (C, H, W)."""
-    if len(parts) < 2:
-        raise HeadError(
-            f"fusion head on {where}: expected at least two settings, got {len(parts) or 1}; name more with fuse"
-        )
-    if config.join == "attention":
-        tokens, largest = token_count(config, parts), max(height * breadth for _, height, breadth in parts)
-        if tokens > MOST_TOKENS:
-            raise HeadError(
-                f"fusion head on {where}: expected maps of at most {MOST_TOKENS:,} positions in all, got {tokens:,}, "
-                f"{largest:,} of one of them; use a smaller pool, or fewer settings"
-            )
-        if config.width % config.num_heads:
-            raise HeadError(
-                f"fusion head on {where}: expected a width that is a multiple of num_heads, got {config.width} and "
-                f"{config.num_heads}"
-            )
-    flat = config.join == "concat" or config.tokens == "maps"
-    if flat and (values := _edges(parts)[-1]) > MOST_VALUES:
-        raise HeadError(
-            f"fusion head on {where}: expected maps of at most {MOST_VALUES:,} values in all, which it has weights for "
-            f'one by one, got {values:,}; use a smaller pool, fewer settings, or join = "attention" of positions'
-        )
