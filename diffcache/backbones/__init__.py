@@ -13,14 +13,13 @@ if TYPE_CHECKING:
     from diffcache.backbones.adm_config import AdmConfig
     from diffcache.backbones.card import Card, card_names, load_card, pixels_card
     from diffcache.backbones.costs import parameter_count, pass_flops, working_memory
-    from diffcache.backbones.opening import KINDS, open_backbone
+    from diffcache.backbones.opening import open_backbone
     from diffcache.backbones.pixels import PixelsBackbone
     from diffcache.backbones.protocol import Backbone, BlockInfo, check_blocks, check_setting
     from diffcache.backbones.recipes import card_recipe
 
 __all__ = [
     "ADM",
-    "KINDS",
     "AdmConfig",
     "Backbone",
     "BlockInfo",
@@ -40,7 +39,6 @@ __all__ = [
 
 _HOME = {
     "ADM": "adm",
-    "KINDS": "opening",
     "AdmConfig": "adm_config",
     "Backbone": "protocol",
     "BlockInfo": "protocol",

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from diffcache.backbones.kinds import kind_of
 from diffcache.diffusion.schedules import Schedule
 from diffcache.errors import ConfigError, MissingError, brief, nearest
 from diffcache.images import Preprocessing
@@ -23,12 +24,13 @@ class Card:
     Attributes:
         name: the card's name.
         title: one line for people.
-        kind: which code runs it: ``adm`` or ``pixels``.
+        kind: which code runs it: a name of ``diffcache.backbones.kinds``.
         architecture: the network's own settings.
         schedule: noise schedule; None for a network without noise.
         preprocessing: from an image to the network's input.
         weights_file: usual name of the file of weights; None for a backbone that has none.
         weights_url: where its authors publish it.
+        weights_path: the file of weights itself, where the card was made from the place that holds it.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Card:
     preprocessing: Preprocessing
     weights_file: str | None = None
     weights_url: str | None = None
+    weights_path: Path | None = None
 
     @property
     def has_network(self) -> bool:
@@ -64,6 +67,8 @@ def pixels_card(card: Card) -> Card:
         schedule=None,
         weights_file=None,
         weights_url=None,
+        weights_path=None,
+        preprocessing=replace(card.preprocessing, mean=None, std=None),
     )
 
 
@@ -74,14 +79,18 @@ def card_names() -> tuple[str, ...]:
 
 
 def load_card(name: str | Path | Card) -> Card:
-    """A card by its name, or from a TOML file by its path (which ends in ``.toml``).
+    """A card by its name, from a TOML file by its path (which ends in ``.toml``), or of a network by ``KIND:PLACE``.
 
     Raises:
-        ConfigError: no card of that name, or a file that is no card.
-        MissingError: no such file.
+        ConfigError: no card of that name, a file that is no card, or a place that holds no network of that kind.
+        MissingError: no such file or place.
+        DependencyError: the package that reads the place is not installed.
     """
     if isinstance(name, Card):
         return name
+    if ":" in str(name):
+        kind, _, place = str(name).partition(":")
+        return kind_of(kind, where=f"card {str(name)!r}").describe(place)
     if str(name).endswith(".toml"):
         path = Path(name)
         if not path.is_file():
@@ -94,7 +103,9 @@ def load_card(name: str | Path | Card) -> Card:
             raise ConfigError(f"{path}: cannot be read: {error}") from None
         return _parse(text, path.stem, str(path))
     if name not in card_names():
-        raise ConfigError(f"card {str(name)!r}: {nearest(str(name), card_names())}; or a path that ends in .toml")
+        raise ConfigError(
+            f"card {str(name)!r}: {nearest(str(name), card_names())}; or a path that ends in .toml, or KIND:PLACE"
+        )
     entry = resources.files(__package__) / "cards" / f"{name}.toml"
     return _parse(entry.read_text(encoding="utf-8"), str(name), f"card {name}")
 

@@ -6,11 +6,14 @@ import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diffcache.errors import MissingError, WeightsError
+
+_STATE_DICTS = ("state_dict", "model", "network")
 
 _SHOWN = 3  # keys named in an error before "and N more"
 
@@ -24,6 +27,31 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         MissingError: there is no such file.
         WeightsError: the file is damaged, or holds other things than named tensors.
     """
+    tensors = _loaded(path)
+    if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise WeightsError(f"{path}: expected a state dict (names and tensors), found {type(tensors).__name__}")
+    return dict(tensors)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """As :func:`read_checkpoint`, also of a file of training, which keeps its state dict among other things.
+
+    Raises:
+        MissingError, WeightsError: as :func:`read_checkpoint`; no state dict is found.
+    """
+    found = _loaded(path)
+    for key in _STATE_DICTS:
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+            break
+    named = found.items() if isinstance(found, Mapping) else ()
+    tensors = {name: value for name, value in named if isinstance(value, Tensor)}
+    if not tensors:
+        raise WeightsError(f"{path}: expected a state dict, or one under {' or '.join(_STATE_DICTS)}, found none")
+    return tensors
+
+
+def _loaded(path: Path) -> Any:
     if not path.is_file():
         raise MissingError(f"{path}: no such file of weights")
     try:
@@ -32,7 +60,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         # PyTorch before 1.6 wrote files that are no zip archives; those cannot be mapped.
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise WeightsError(
             f"{path}: is damaged or holds objects other than tensors, which are not loaded because they could "
@@ -40,9 +68,6 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # both readers raise several kinds for a damaged file
         raise WeightsError(f"{path}: not a readable file of weights: {_first_line(error)}") from None
-    if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise WeightsError(f"{path}: expected a state dict (names and tensors), found {type(tensors).__name__}")
-    return dict(tensors)
 
 
 def load_weights(network: nn.Module, path: Path, *, card: str) -> None:

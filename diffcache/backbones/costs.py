@@ -8,6 +8,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -16,12 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffcache.backbones.adm import ADM
-from diffcache.backbones.adm_config import AdmConfig, adm_config
 from diffcache.backbones.blocks import card_blocks
 from diffcache.backbones.card import Card
-from diffcache.backbones.protocol import check_blocks
+from diffcache.backbones.kinds import kind_of
+from diffcache.backbones.protocol import Backbone, check_blocks
+from diffcache.backbones.weighted import WeightedBackbone
 from diffcache.compute import torch_dtype
+from diffcache.recipe import canonical_json
 
 _META = torch.device("meta")
 _HELD = 2.0
@@ -49,7 +51,7 @@ def pass_flops(card: Card, last_block: int) -> int:
         SettingError: no such block.
     """
     check_blocks([last_block], card_blocks(card), card=card.name)
-    return 0 if not card.has_network else _flops(adm_config(card), last_block)
+    return 0 if not card.has_network else _flops(_Described(card), last_block)
 
 
 def parameter_count(card: Card) -> int:
@@ -59,7 +61,7 @@ def parameter_count(card: Card) -> int:
         ConfigError: the card's architecture does not make a network.
     """
     card_blocks(card)  # refuses cards without a network
-    return 0 if not card.has_network else _parameters(adm_config(card))
+    return 0 if not card.has_network else _parameters(_Described(card))
 
 
 def working_memory(card: Card, *, group_size: int, last_block: int, precision: str) -> int:
@@ -85,50 +87,71 @@ def working_memory(card: Card, *, group_size: int, last_block: int, precision: s
         channels, height, width = card.preprocessing.shape
         return group_size * channels * height * width * torch.float32.itemsize
     weights = parameter_count(card) * torch_dtype(precision).itemsize
-    maps = _peak(adm_config(card), last_block, group_size, torch_dtype(precision))
+    maps = _peak(_Described(card), last_block, group_size, precision)
     return weights + int(_HELD * maps) + _LIBRARIES
 
 
+@dataclass(frozen=True)
+class _Described:
+    """A card, known by all that decides what its network computes."""
+
+    card: Card = field(compare=False)
+    known_by: str = ""
+
+    def __post_init__(self) -> None:
+        card = self.card
+        schedule = None if card.schedule is None else card.schedule.plain()
+        values = [card.kind, dict(card.architecture), schedule, card.preprocessing.plain()]
+        object.__setattr__(self, "known_by", canonical_json(values))
+
+    def backbone(self, device: torch.device, precision: str) -> Backbone:
+        """The backbone with random weights, or on ``meta`` with none."""
+        opened = kind_of(self.card.kind, where=f"card {self.card.name}").open(
+            self.card, None, device=device, precision=precision
+        )
+        return opened.for_timing()
+
+
 @lru_cache(maxsize=64)
-def _flops(config: AdmConfig, last_block: int) -> int:
+def _flops(described: _Described, last_block: int) -> int:
     counter = FlopCounterMode(display=False)
-    _run(config, last_block, group_size=1, dtype=torch.float32, watched_by=counter)
+    _run(described, last_block, group_size=1, precision="fp32", watched_by=counter)
     return counter.get_total_flops()
 
 
 @lru_cache(maxsize=64)
-def _parameters(config: AdmConfig) -> int:
-    with _META:
-        return sum(parameter.numel() for parameter in ADM(config).parameters())
+def _parameters(described: _Described) -> int:
+    backbone = described.backbone(_META, "fp32")
+    assert isinstance(backbone, WeightedBackbone)
+    return sum(parameter.numel() for parameter in backbone.network.parameters())
 
 
 @lru_cache(maxsize=64)
-def _peak(config: AdmConfig, last_block: int, group_size: int, dtype: torch.dtype) -> int:
+def _peak(described: _Described, last_block: int, group_size: int, precision: str) -> int:
     """Bytes of all tensors alive at once in a pass, at most; weights left out."""
     alive = _Alive()
-    _run(config, last_block, group_size=group_size, dtype=dtype, watched_by=alive)
+    _run(described, last_block, group_size=group_size, precision=precision, watched_by=alive)
     return alive.peak
 
 
 @torch.inference_mode()
 def _run(
-    config: AdmConfig,
+    described: _Described,
     last_block: int,
     *,
     group_size: int,
-    dtype: torch.dtype,
+    precision: str,
     watched_by: AbstractContextManager[object],
 ) -> None:
-    """A pass without numbers, of images, noise and noised images as the backbone has them."""
-    with _META:
-        network = ADM(config).to(dtype)
-        with watched_by:
-            x0, noise, x = (torch.empty(group_size, *config.image_shape) for _ in range(3))
-            y = None if config.num_classes is None else torch.empty(1, 4 * config.model_channels)
-            side = config.low_res_size
-            low_res = torch.empty(*x.shape[:2], side, side) if config.super_res else None
-            network.features(x, torch.empty(1), blocks=[last_block], y=y, low_res=low_res)
-            del x0, noise  # alive until here, as the caller's are
+    """A pass without numbers, of images and noise as stage one has them."""
+    backbone = described.backbone(_META, precision)
+    backbone.load()
+    schedule = described.card.schedule
+    with watched_by:
+        x0 = torch.empty(group_size, *described.card.preprocessing.shape, device=_META)
+        noise = None if schedule is None else torch.empty_like(x0)
+        backbone.features(x0, t=None if schedule is None else 0, noise=noise, blocks=[last_block])
+        del x0, noise  # alive until here, as the caller's are
 
 
 class _Alive(TorchDispatchMode):

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from diffcache.backbones.adm_backbone import AdmBackbone
 from diffcache.backbones.card import Card, load_card
-from diffcache.backbones.pixels import PixelsBackbone
+from diffcache.backbones.kinds import kind_of
 from diffcache.backbones.protocol import Backbone
 from diffcache.backbones.recipes import check_arguments
 from diffcache.compute import resolve_device, resolve_precision
-
-Opener = Callable[..., Backbone]
-
-
-def _pixels(card: Card, weights: Path | None, *, device: torch.device, **_: Any) -> Backbone:
-    return PixelsBackbone(card, device=device)
-
-
-KINDS: Mapping[str, Opener] = {"adm": AdmBackbone, "pixels": _pixels}
-"""How each kind of card is opened; a new kind is one file, one line here, and one in ``recipes.KINDS``."""
 
 
 def open_backbone(
@@ -38,8 +23,9 @@ def open_backbone(
     """Open the frozen network that a card describes. Its weights are read at the first use, or by ``load()``.
 
     Args:
-        card: name of a card, or path of a card file (.toml).
-        weights: file of weights, ``.pt`` or ``.safetensors``; without it only the blocks are known.
+        card: name of a card, path of a card file (.toml), or ``KIND:PLACE``, such as ``transformers:FOLDER``.
+        weights: file of weights, ``.pt`` or ``.safetensors``; without it, and where the card is not made from the place
+            that holds it, only the blocks are known.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; ``auto`` takes the fastest that the device
             has instructions for.
@@ -56,8 +42,10 @@ def open_backbone(
     >>> backbone = open_backbone("256x256_diffusion_uncond", "256x256_diffusion_uncond.pt")  # doctest: +SKIP
     """
     card = load_card(card)
-    file = None if weights is None else Path(weights)
+    file = card.weights_path if weights is None else Path(weights)
     check_arguments(card, file, condition=condition)
     where = resolve_device(device)
     resolved = resolve_precision(precision, where)
-    return KINDS[card.kind](card, file, device=where, precision=resolved, condition=condition, compile=compile)
+    return kind_of(card.kind, where=f"card {card.name}").open(
+        card, file, device=where, precision=resolved, condition=condition, compile=compile
+    )

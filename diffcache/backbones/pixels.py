@@ -28,6 +28,7 @@ class PixelsBackbone:
         self.precision = "fp32"
         self.compiled = False
         self.fallbacks: tuple[Fallback, ...] = ()
+        self.libraries: Mapping[str, str] = {}
         channels, height, width = card.preprocessing.shape
         self.blocks = (BlockInfo(number=1, name="image", channels=channels, height=height, width=width),)
 

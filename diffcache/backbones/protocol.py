@@ -74,6 +74,7 @@ class Backbone(Protocol):
         precision: resolved arithmetic, ``fp32``, ``bf16`` or ``fp16``.
         compiled: whether ``torch.compile`` translates the network; known for sure once its weights are loaded.
         fallbacks: what is used in place of what was asked for; loading the weights may add to it.
+        libraries: versions of other packages that compute its features.
     """
 
     card: Card
@@ -81,6 +82,7 @@ class Backbone(Protocol):
     precision: str
     compiled: bool
     fallbacks: tuple[Fallback, ...]
+    libraries: Mapping[str, str]
 
     @property
     def blocks(self) -> tuple[BlockInfo, ...]: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffcache.backbones.card import Card, card_names, load_card
-from diffcache.backbones.recipes import KINDS
+from diffcache.backbones.kinds import kind_names
 from diffcache.diffusion.schedules import Schedule
 from diffcache.errors import ConfigError, brief
 from diffcache.images import Preprocessing
@@ -20,9 +20,9 @@ def recipe_card(recipe: Recipe, *, name: str) -> Card:
     Raises:
         ConfigError: no backbone here is of the recipe's kind, or the recipe's values describe none.
     """
-    if recipe.backbone not in KINDS:
+    if recipe.backbone not in kind_names():
         raise ConfigError(
-            f"recipe {recipe.fingerprint[:16]}: backbone {brief(recipe.backbone)}; known: {', '.join(KINDS)}"
+            f"recipe {recipe.fingerprint[:16]}: backbone {brief(recipe.backbone)}; known: {', '.join(kind_names())}"
         )
     known = load_card(name) if name in card_names() else None
     try:

@@ -21,7 +21,7 @@ from diffcache.events import OnEvent, ignore
 from diffcache.experiments.imported import imported_places, imported_stores
 from diffcache.experiments.needs import network_needs, pipeline_settings, pixel_needs
 from diffcache.experiments.opening import open_images, pipeline_backbone
-from diffcache.experiments.recipes import chosen_recipe, holds, pipeline_recipe, possible_precisions
+from diffcache.experiments.recipes import chosen_recipe, holds, pipeline_recipe, possible_precisions, weights_file
 from diffcache.experiments.stage_one import extract_into
 from diffcache.extraction.matching import CHANGED, GONE, Changes, apply_changes, find_changes, match, refuse_changes
 from diffcache.images import ImageSource
@@ -199,7 +199,7 @@ def _recipes(pipeline: Pipeline, cache: Cache) -> Iterator[Recipe]:
     weights = {s.recipe.weights for s in stores if {d.name for d in own[0].differences(s.recipe)} <= free}
     if not weights:
         raise NotCachedError(
-            f"{pipeline.backbone.weights}: the weights are not here, and {cache.root} has no features of "
+            f"{weights_file(pipeline)}: the weights are not here, and {cache.root} has no features of "
             f"{pipeline.images.name} by {card.name} of any; name the file of weights with --weights"
         )
     yield from (replace(recipe, weights=each) for each in sorted(weights, key=str) for recipe in own)

@@ -9,6 +9,7 @@ from diffcache.backbones import Card, load_card
 from diffcache.config import SPLITS, Pipeline
 from diffcache.errors import ConfigError, ImageError, MissingError
 from diffcache.events import Notice, OnEvent, ignore
+from diffcache.experiments.recipes import weights_file
 from diffcache.images import ImageSource, open_set, open_split
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def pipeline_backbone(pipeline: Pipeline, card: Card, *, precision: str, weights
         return PixelsBackbone(load_card(pipeline.backbone.card), device=resolve_device("cpu"))
     config = pipeline.backbone
     require_values(resolve_device(config.device))
-    file = config.weights
+    file = weights_file(pipeline)
     if not weights and file is not None and not file.is_file():
         file = None
     return open_backbone(

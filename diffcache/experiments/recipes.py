@@ -58,8 +58,14 @@ def pipeline_recipe(pipeline: Pipeline, *, precision: str, dtype: str | None = N
     )
 
 
+def weights_file(pipeline: Pipeline) -> Path | None:
+    """The file of weights that a pipeline names, or that its card was made with; it need not be here."""
+    named = pipeline.backbone.weights
+    return named if named is not None else load_card(pipeline.backbone.card).weights_path
+
+
 def _weights(pipeline: Pipeline) -> Path | None:
-    file = pipeline.backbone.weights
+    file = weights_file(pipeline)
     return file if file is not None and file.is_file() else None
 
 

@@ -14,6 +14,7 @@ from diffcache.events import Notice, OnEvent, ignore
 from diffcache.experiments.imported import require_network
 from diffcache.experiments.opening import pipeline_backbone
 from diffcache.experiments.plan import Plan, plan_pipeline
+from diffcache.experiments.recipes import weights_file
 from diffcache.extraction.interrupt import Interrupted
 from diffcache.extraction.survey import Extracted, all_cached
 from diffcache.images import ImageSource
@@ -50,7 +51,7 @@ def extract_pipeline(
     """
     require_network(pipeline)
     card = load_card(pipeline.backbone.card)
-    check_arguments(card, pipeline.backbone.weights, condition=pipeline.backbone.condition)
+    check_arguments(card, weights_file(pipeline), condition=pipeline.backbone.condition)
     plan = plan_pipeline(pipeline, settings=settings, sources=sources, on_event=on_event)
     done: list[Extracted] = []
     if not plan.idle:

@@ -10,7 +10,7 @@ from diffcache.events import OnEvent, ignore
 from diffcache.experiments.checks import check_heads
 from diffcache.experiments.features import FeatureSet
 from diffcache.experiments.needs import evaluated
-from diffcache.experiments.recipes import PIXELS
+from diffcache.experiments.recipes import PIXELS, weights_file
 from diffcache.heads import Features, PairedDifference, Run, best_run, train_sweep
 from diffcache.heads.models import fits
 from diffcache.heads.runs.tensorboard import write_events
@@ -149,7 +149,7 @@ class _Trainer:
             validation=self.pipeline.heads.validation,
             split_seed=self.pipeline.heads.split_seed,
             backbone="pixels" if pixels else self.features.backbone,
-            weights=None if pixels else self.pipeline.backbone.weights,
+            weights=None if pixels else weights_file(self.pipeline),
             on_event=self.on_event,
         )
         if self.pipeline.heads.tensorboard:

@@ -15,7 +15,7 @@ from diffcache.recipe import Plain
 
 _DECIDES_BITS = (
     *("group_size", "device", "device_name", "cpu_capability", "threads", "torch", "cuda", "numpy", "pillow"),
-    *("compiled", "diffcache"),
+    *("compiled", "diffcache", "libraries"),
 )
 """While these are the same, so is every bit."""
 
@@ -30,6 +30,7 @@ def provenance(backbone: Backbone, *, group_size: int) -> dict[str, Plain]:
         "command": command_line(),
         **device_facts(backbone.device),
         **({"compiled": True} if backbone.compiled else {}),
+        **({"libraries": dict(backbone.libraries)} if backbone.libraries else {}),
     }
 
 

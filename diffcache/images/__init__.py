@@ -5,12 +5,13 @@ Open a split with :func:`open_split`, say with :class:`Preprocessing` what becom
 """
 
 from diffcache.images.augment import Augmentation, Window, augmentation_named
+from diffcache.images.crop import center_crop
 from diffcache.images.decode import decode, extensions
 from diffcache.images.folder import FolderImages, open_folder
 from diffcache.images.idx import IdxImages, open_idx
 from diffcache.images.listed import ListedImages, list_images
 from diffcache.images.loader import LoadedBatch, Wanted, load_batches
-from diffcache.images.preprocess import Preprocessing, center_crop, to_unit
+from diffcache.images.preprocess import Preprocessing, to_unit
 from diffcache.images.sets import OpenedSet, open_set
 from diffcache.images.source import ImageSource, LoadedImage, Stamp
 from diffcache.images.split import FORMATS, open_split

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffcache.errors import ConfigError, ImageError
+from diffcache.errors import ConfigError, ImageError, brief
 from diffcache.images.augment import Window
-from diffcache.images.decode import check_pixels
+from diffcache.images.crop import center_crop, corner, scaled_crop, stretched
 from diffcache.images.source import shown
+
+_FITS = ("crop", "pad", "scale", "stretch")
+_FILTERS = tuple(name.lower() for name in Image.Resampling.__members__)
 
 _BY_WAY_OF = {"La": "LA", "LAB": "RGB"}
 """Modes that Pillow converts to some modes only, and the one to take first."""
@@ -30,12 +35,21 @@ class Preprocessing:
         image_size: side of the square, in pixels.
         channels: 3 for RGB, 1 for grey.
         fit: ``crop`` is the centre crop of the reference, :func:`center_crop`; ``pad`` centres an image that is no
-            larger than the square on black.
+            larger than the square on black; ``scale`` scales the shorter side to ``shorter`` with one filter and cuts
+            out the square, and ``stretch`` scales both sides to the square, as image processors do.
+        shorter: of ``scale``; None for the side of the square.
+        resample: filter of ``scale`` and ``stretch``: a name of ``PIL.Image.Resampling`` in small letters.
+        mean, std: what the network itself takes off and divides by, for values in [0, 1], by channel; None for a
+            network that takes values in [-1, 1].
     """
 
     image_size: int
     channels: Literal[1, 3] = 3
-    fit: Literal["crop", "pad"] = "crop"
+    fit: Literal["crop", "pad", "scale", "stretch"] = "crop"
+    shorter: int | None = None
+    resample: str = "bicubic"
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -43,8 +57,32 @@ class Preprocessing:
             raise ConfigError(f"preprocessing: image_size must be a whole number from 1 to 65535, got {size!r}")
         if isinstance(self.channels, bool) or self.channels not in (1, 3):
             raise ConfigError(f"preprocessing: channels must be 1 or 3, got {self.channels!r}")
-        if self.fit not in ("crop", "pad"):
-            raise ConfigError(f'preprocessing: fit must be "crop" or "pad", got {self.fit!r}')
+        if self.fit not in _FITS:
+            raise ConfigError(f"preprocessing: fit must be one of {', '.join(_FITS)}, got {self.fit!r}")
+        shorter = self.shorter
+        if shorter is not None and (isinstance(shorter, bool) or not isinstance(shorter, int) or shorter < size):
+            raise ConfigError(f"preprocessing: shorter must be a whole number of at least {size}, got {shorter!r}")
+        if self.resample not in _FILTERS:
+            raise ConfigError(f"preprocessing: resample must be one of {', '.join(_FILTERS)}, got {self.resample!r}")
+        if (self.mean is None) != (self.std is None):
+            raise ConfigError("preprocessing: mean and std are given together, or neither")
+        for name in ("mean", "std"):
+            self._check_statistics(name)
+
+    def _check_statistics(self, name: str) -> None:
+        values = getattr(self, name)
+        if values is None:
+            return
+        if (
+            isinstance(values, str)
+            or not isinstance(values, Sequence)
+            or len(values) != self.channels
+            or not all(isinstance(value, int | float) and isfinite(value) for value in values)
+            or (name == "std" and min(values) <= 0)
+        ):
+            what = "positive number" if name == "std" else "number"
+            raise ConfigError(f"preprocessing: {name} must be a {what} for each channel, got {brief(values)}")
+        object.__setattr__(self, name, tuple(float(value) for value in values))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -52,8 +90,16 @@ class Preprocessing:
         return (self.channels, self.image_size, self.image_size)
 
     def plain(self) -> dict[str, Any]:
-        """The fields as JSON values; ``Preprocessing(**plain)`` is the same again."""
-        return asdict(self)
+        """The fields as JSON values, but for those that networks with values in [-1, 1] have no use for.
+
+        ``Preprocessing(**plain)`` is the same again.
+        """
+        values = asdict(self)
+        usual = {field.name: field.default for field in fields(self)}
+        for name in ("shorter", "resample", "mean", "std"):
+            if values[name] == usual[name]:
+                del values[name]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def apply(
         self, image: Image.Image | NDArray[np.uint8], *, where: str = "image", window: Window | None = None
@@ -77,10 +123,11 @@ class Preprocessing:
         if not width or not height:
             raise ImageError(f"{shown(where)}: expected at least one pixel, got {width}x{height}")
         size = self.image_size
-        cut = (height, width) != (size, size) or (window is not None and window.fraction < 1)
-        if self.fit == "crop" and cut:
+        given = self.shorter if self.fit == "scale" and self.shorter is not None else size
+        cut = (height, width) != (size, size) or given != size or (window is not None and window.fraction < 1)
+        if self.fit != "pad" and cut:
             picture = _to_mode(_as_picture(image), self._mode, where)
-            pixels = np.asarray(center_crop(picture, size, where=where, window=window))
+            pixels = np.asarray(self._cropped(picture, where, window))
         elif isinstance(image, np.ndarray) and (self.channels == 3 or image.shape[2:] != (3,)):
             pixels = image  # what needs no conversion, or grey that becomes RGB below, needs no Pillow
         else:
@@ -97,6 +144,14 @@ class Preprocessing:
     def _mode(self) -> Literal["L", "RGB"]:
         return "L" if self.channels == 1 else "RGB"
 
+    def _cropped(self, picture: Image.Image, where: str, window: Window | None) -> Image.Image:
+        if self.fit == "crop":
+            return center_crop(picture, self.image_size, where=where, window=window)
+        filter_ = Image.Resampling[self.resample.upper()]
+        if self.fit == "stretch":
+            return stretched(picture, self.image_size, filter_, window)
+        return scaled_crop(picture, self.image_size, self.shorter or self.image_size, filter_, where, window)
+
     def _padded(self, pixels: NDArray[np.uint8], where: str, window: Window | None) -> NDArray[np.uint8]:
         height, width, _ = pixels.shape
         size = self.image_size
@@ -105,44 +160,10 @@ class Preprocessing:
                 f'{shown(where)}: fit = "pad" takes images of at most {size}x{size} pixels, found {width}x{height}; '
                 'with fit = "crop" they are scaled'
             )
-        top, left = _corner(size - height, size - width, window)
+        top, left = corner(size - height, size - width, window)
         square = np.zeros(self.shape, np.uint8)
         square[:, top : top + height, left : left + width] = pixels.transpose(2, 0, 1)
         return square
-
-
-def center_crop(image: Image.Image, size: int, *, where: str = "image", window: Window | None = None) -> Image.Image:
-    """The centre crop that the published networks were trained on, or another window of the image.
-
-    While the shorter side is at least twice the target both sides are halved with a box filter; then the image is
-    scaled with a bicubic one so that the shorter side is the target, and the central square is cut out. For a window
-    of less than the shorter side the target is so much larger.
-
-    Args:
-        image: of mode L or RGB.
-        size: side of the square, in pixels.
-        where: the image's place, for errors.
-        window: the square to take, where it is not the one in the centre; its ``flip`` is not done here.
-
-    Raises:
-        ImageError: scaled, the image would have more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
-    """
-    shorter = size if window is None else round(size / window.fraction)
-    while min(image.size) >= 2 * shorter:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = shorter / min(image.size)
-    width, height = round(image.width * scale), round(image.height * scale)
-    check_pixels(width, height, f"{where}: {image.width}x{image.height} scaled to a shorter side of {shorter}")
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    top, left = _corner(height - size, width - size, window)
-    return image.crop((left, top, left + size, top + size))
-
-
-def _corner(room_y: int, room_x: int, window: Window | None) -> tuple[int, int]:
-    """Top and left of a square that has so much room: in the middle, or where the window says."""
-    if window is None or window.x is None or window.y is None:
-        return room_y // 2, room_x // 2
-    return int(window.y * (room_y + 1)), int(window.x * (room_x + 1))
 
 
 def to_unit(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -23,6 +23,7 @@ from diffcache.backbones import (
     check_setting,
     load_card,
     open_backbone,
+    weighted,
 )
 from diffcache.backbones import adm_backbone as module
 from diffcache.backbones.weights_file import content_hash, file_state
@@ -223,7 +224,7 @@ class TestLoading:
     def test_the_content_is_hashed_when_it_is_loaded(self, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
         opened(make_card()).recipe(seed=0, dtype="float16")
         hashed: list[Path] = []
-        monkeypatch.setattr(module, "content_hash", lambda path: hashed.append(path) or content_hash(path))
+        monkeypatch.setattr(weighted, "content_hash", lambda path: hashed.append(path) or content_hash(path))
         backbone = open_backbone(make_card(), opened(make_card()).weights, device="cpu", precision="fp32")
         backbone.recipe(seed=0, dtype="float16")
         assert not hashed

@@ -15,10 +15,9 @@ from diffcache.backbones import (
     card_recipe,
     load_card,
     open_backbone,
-    opening,
     pixels_card,
-    recipes,
 )
+from diffcache.backbones.kinds import KINDS, Kind, kind_of
 from diffcache.errors import DiffcacheError
 
 GIVEN: dict[str, Any] = {"seed": 7, "dtype": "float32", "augmentation": {"name": "flip", "version": 1}}
@@ -99,4 +98,7 @@ def test_what_is_refused_is_refused_in_the_same_words_as_by_opening(what: str) -
 
 
 def test_every_kind_can_be_opened_and_has_a_recipe() -> None:
-    assert set(recipes.KINDS) == set(opening.KINDS)
+    for name in KINDS:
+        kind = kind_of(name, where="test")
+        assert kind.name == name
+        assert type(kind).recipe is not Kind.recipe and type(kind).open is not Kind.open
