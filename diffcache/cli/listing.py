@@ -32,12 +32,19 @@ _MARKS_SHOWN, _NAMES_SHOWN = 5, 12
 
 
 def list_cards() -> None:
-    """The cards that come with diffcache."""
+    """The cards that come with diffcache, and the kinds of networks that are described by their own files."""
     from diffcache.backbones.card import card_names, load_card
+    from diffcache.backbones.kinds import KINDS
 
     table = plain_table("card", "what it is")
     for name in card_names():
         table.add_row(name, load_card(name).title)
+    echo(table_lines(table))
+    table = plain_table("kind", "a card made from its own place, KIND:PLACE")
+    for name, text in KINDS.items():
+        if name not in ("adm", "pixels"):
+            table.add_row(name, text)
+    click.echo()
     echo(table_lines(table))
 
 

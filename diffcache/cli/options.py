@@ -44,12 +44,15 @@ class _BatchSize(click.ParamType):
 
 
 class _Card(click.ParamType):
-    """A name, or a path that ends in ``.toml``."""
+    """A name, a path that ends in ``.toml``, or ``KIND:PLACE``."""
 
     name = "CARD"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return Path(value) if str(value).endswith(".toml") else value
+        if str(value).endswith(".toml"):
+            return Path(value)
+        kind, colon, place = str(value).partition(":")  # a place here, or a name on the hub
+        return f"{kind}:{Path(place).absolute()}" if colon and Path(place).exists() else value
 
 
 class Words(click.ParamType):
@@ -157,7 +160,7 @@ extract_options = _all(
 )
 
 backbone_options = _all(
-    click.option("--card", type=_Card(), help="Card of the backbone, or path of a card file."),
+    click.option("--card", type=_Card(), help="Card of the backbone, path of a card file, or KIND:PLACE."),
     click.option("--weights", type=click.Path(path_type=Path), help="File of the backbone's weights."),
     click.option("--device", help="Where backbone and heads compute: auto, cpu, cuda, cuda:1, mps, ..."),
     click.option(

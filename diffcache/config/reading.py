@@ -91,6 +91,7 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
         return _within(folder, file_path(values.get(key, default), f"{where}: {key}"))
 
     network = _read(BackboneConfig, backbone, f"{where}: backbone", folder)
+    network = dataclasses.replace(network, card=_placed(network.card, folder))
     network.require(f"{where}: backbone")
     heads = _heads(_table(values.get("heads", {}), f"{where}: heads"), f"{where}: heads")
     if imported and heads.pixels:
@@ -299,6 +300,14 @@ def _read(cls: type, values: Any, where: str, folder: Path | None, **fixed: Any)
     if folder is not None:
         checked = {key: _within(folder, value) if isinstance(value, Path) else value for key, value in checked.items()}
     return cls(**checked, **fixed)
+
+
+def _placed(card: str | Path, folder: Path) -> str | Path:
+    """A card ``KIND:PLACE`` with the place made absolute where it is one beside the pipeline file."""
+    kind, colon, place = str(card).partition(":")
+    if isinstance(card, Path) or not colon or not (folder / place).exists():
+        return card
+    return f"{kind}:{_within(folder, Path(place))}"
 
 
 def _within(folder: Path, place: Path) -> Path:
