@@ -43,7 +43,7 @@ def draw_ablation(points: Sequence[Point], folder: Path, *, title: str) -> tuple
     ts, bs, pools = (_values(points, name) for name in ("t", "b", "pool"))
     blocks = {point.b: point.block for point in points}
     if len(bs) > 1:
-        labels = [_block(b, blocks, between="\n") for b in bs]
+        labels = [block_label(b, blocks, between="\n") for b in bs]
         _curves(points, folder, "ablation_by_b", x="b", line="t", ticks=labels, label="block b", title=title)
         drawn.append("ablation_by_b")
     if len(ts) > 1:
@@ -92,7 +92,7 @@ def _curves(
             middle = [100 * point.value for point in curve]
             bars = [[100 * (p.value - p.low) for p in curve], [100 * (p.high - p.value) for p in curve]]
             marker = MARKERS[number % len(MARKERS)]
-            named = _block(one, blocks, between=" ") if line == "b" else "-" if one is None else str(one)
+            named = block_label(one, blocks, between=" ") if line == "b" else "-" if one is None else str(one)
             axes.errorbar(
                 shifted, middle, yerr=bars, color=colour, marker=marker, capsize=2, elinewidth=0.8, label=named
             )
@@ -131,7 +131,7 @@ def _heatmap(
         chosen = max(best.values(), key=lambda point: point.validation)
         corner = (bs.index(chosen.b) - 0.5, ts.index(chosen.t) - 0.5)
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=INK, linewidth=2, clip_on=False, zorder=3))
-        axes.set_xticks(range(len(bs)), [_block(b, blocks, between="\n") for b in bs])
+        axes.set_xticks(range(len(bs)), [block_label(b, blocks, between="\n") for b in bs])
         axes.set_yticks(range(len(ts)), ["-" if t is None else str(t) for t in ts])
         axes.grid(visible=False)
         axes.set(
@@ -142,7 +142,7 @@ def _heatmap(
         figure.colorbar(image, ax=axes, label="test top-1, %")
 
 
-def _block(b: int, blocks: Mapping[int, str], *, between: str) -> str:
+def block_label(b: int, blocks: Mapping[int, str], *, between: str) -> str:
     """``11 out.3`` for ``output_blocks.3``, so that names fit beside each other; the number where there is no name."""
     block = blocks[b]
     for long, short in (("input_blocks", "in"), ("middle_block", "mid"), ("output_blocks", "out")):

@@ -6,8 +6,9 @@ Revisited", ICML 2019, equation 4): with K = X X^T and L = Y Y^T of centred feat
 
 :func:`exact_cka` is that of all rows; :func:`minibatch_cka` averages the unbiased estimate of HSIC over batches
 (Nguyen, Raghu & Kornblith, "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021, equations 2 and 3), which
-needs one pass over the rows and estimates what infinitely many rows would give. Either streams over the caches:
-memory grows with the number of settings and with the batch, not with the rows.
+needs one pass over the rows and estimates what infinitely many rows would give. Either streams over the caches, a part
+of the work at a time on each of Dask's threads: memory grows with the number of settings, with the batch and with the
+width of features, not with the rows, and where parts are large fewer of them are worked on at once (:data:`MEMORY`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ BATCH = 512
 """Rows of a batch."""
 
 TILE = 1_024
-"""Side of a tile of the Gram matrices: of 37 settings 155 MB a thread."""
+"""Side of a tile of the Gram matrices: of 37 settings 155 MB a thread. It is halved where features are very wide."""
+
+MEMORY = 1 << 30
+"""Bytes that the parts which are worked on at once may take: so many threads work, but always one."""
+
+FEWEST = 4
+"""Rows of which the unbiased estimate is defined."""
 
 Array = np.ndarray[Any, Any]
 Report = Callable[[int, int], None]
@@ -63,8 +70,8 @@ def common_rows(features: Sequence[Rows]) -> Array:
             raise CacheError(f"CKA: expected features of the same images, got {first} and {other}: {what}")
         usable &= ~other.marked
     rows = np.flatnonzero(usable)
-    if len(rows) < 4:
-        raise HeadError(f"CKA: expected at least 4 usable rows, got {len(rows)}")
+    if len(rows) < FEWEST:
+        raise HeadError(f"CKA: expected at least {FEWEST} usable rows, got {len(rows)}")
     return rows
 
 
@@ -72,7 +79,7 @@ def exact_cka(
     xs: Sequence[Rows],
     ys: Sequence[Rows] | None = None,
     *,
-    batch: int = TILE,
+    batch: int | None = None,
     threads: int | None = None,
     report: Report | None = None,
 ) -> Array:
@@ -84,8 +91,8 @@ def exact_cka(
     Args:
         xs: features of the same images.
         ys: others; the same as ``xs`` where None.
-        batch: rows of a tile.
-        threads: Dask's; as many as there are cores where None.
+        batch: rows of a tile; where None :data:`TILE`, or fewer of very wide features.
+        threads: Dask's; where None as many as there are cores and as :data:`MEMORY` has room for.
         report: hears of progress.
 
     Returns:
@@ -100,10 +107,13 @@ def exact_cka(
     pairs = list(_pairs(len(xs), len(every), square=ys is None))
     by_tiles = len(rows) ** 2 / 2 * sum(widths)
     by_products = len(rows) * sum(widths[i] * widths[j] for i, j in pairs)
+    batch = _side(widths) if batch is None else batch
     scales = [_scale(some, rows, batch) for some in every]
     if by_tiles <= by_products:
+        threads = threads or _threads(_tile_bytes(widths, batch))
         hsic = _tiles(every, rows, scales, batch=batch, threads=threads, report=report)
     else:
+        threads = threads or _threads(20 * max(widths) ** 2 + 8 * batch * max(widths))
         hsic = _products(every, rows, scales, pairs, batch=batch, threads=threads, report=report)
     return _aligned(hsic, len(xs), square=ys is None)
 
@@ -124,9 +134,14 @@ def minibatch_cka(
     Where rows are sorted by class, batches are of few classes each: rows are taken in a fixed order at a stride, so
     that a batch holds rows of the whole set.
     """
+    if batch < FEWEST:
+        raise HeadError(f"CKA: expected batches of at least {FEWEST} rows, got {batch}")
     every, rows = _every(xs, ys)
-    count = max(1, round(len(rows) / batch))
-    batches = [some for k in range(count) if len(some := rows[k::count]) >= 4]
+    count = max(1, min(round(len(rows) / batch), len(rows) // FEWEST))
+    batches = [some for k in range(count) if len(some := rows[k::count]) >= FEWEST]
+    size = len(batches[0])
+    widest = max(math.prod(some.shape[1:]) for some in every)
+    threads = threads or _threads(16 * len(every) * size**2 + 16 * size * widest)
 
     def one(some: Array) -> Array:
         grams = np.stack([_gram(features, some) for features in every])
@@ -141,6 +156,26 @@ def _every(xs: Sequence[Rows], ys: Sequence[Rows] | None) -> tuple[list[Rows], A
     if not xs or (ys is not None and not ys):
         raise HeadError("CKA: expected features on both sides, got none")
     return every, common_rows(every)
+
+
+def _side(widths: Sequence[int]) -> int:
+    """Rows of a tile, so that it takes at most a quarter of :data:`MEMORY` unless features are wider than a million."""
+    side = TILE
+    while side > 32 and _tile_bytes(widths, side) > MEMORY // 4:
+        side //= 2
+    return side
+
+
+def _tile_bytes(widths: Sequence[int], side: int) -> int:
+    """A tile of every setting, and its rows of the widest on both sides."""
+    return 4 * side * (len(widths) * side + 2 * max(widths))
+
+
+def _threads(part_bytes: int) -> int:
+    """How many parts of so many bytes are worked on at once."""
+    from dask.system import CPU_COUNT
+
+    return max(1, min(int(CPU_COUNT), MEMORY // part_bytes))
 
 
 def _pairs(left: int, count: int, *, square: bool) -> list[tuple[int, int]]:
@@ -219,7 +254,7 @@ def _tiles(
     scales: Sequence[Scale],
     *,
     batch: int,
-    threads: int | None,
+    threads: int,
     report: Report | None,
 ) -> Array:
     """HSIC of every pair, in units of the scales: the sum over tiles of the Gram matrices of products of entries."""
@@ -245,7 +280,7 @@ def _products(
     pairs: Sequence[tuple[int, int]],
     *,
     batch: int,
-    threads: int | None,
+    threads: int,
     report: Report | None,
 ) -> Array:
     """HSIC of some pairs from X^T Y, in units of the scales: the sum of its squared entries."""
@@ -264,19 +299,19 @@ def _products(
     return _summed(one, list(pairs), threads=threads, report=report)
 
 
-def _summed(one: Callable[[Any], Array], parts: Sequence[Any], *, threads: int | None, report: Report | None) -> Array:
-    """The sum of what each part gives, in the order of the parts; at most two parts a thread are in memory."""
+def _summed(one: Callable[[Any], Array], parts: Sequence[Any], *, threads: int, report: Report | None) -> Array:
+    """The sum of what each part gives, in the order of the parts; a part a thread is in memory."""
     import dask
-    from dask.system import CPU_COUNT
 
-    workers = threads or CPU_COUNT
     total: Array | None = None
-    for start in range(0, len(parts), 2 * workers):
-        some = [dask.delayed(one, pure=False)(part) for part in parts[start : start + 2 * workers]]
-        for found in dask.compute(*some, scheduler="threads", num_workers=workers):
+    if report is not None:
+        report(0, len(parts))
+    for start in range(0, len(parts), 2 * threads):
+        some = [dask.delayed(one, pure=False)(part) for part in parts[start : start + 2 * threads]]
+        for found in dask.compute(*some, scheduler="threads", num_workers=threads):
             total = found if total is None else total + found
         if report is not None:
-            report(min(start + 2 * workers, len(parts)), len(parts))
+            report(min(start + 2 * threads, len(parts)), len(parts))
     assert total is not None
     return total
 

@@ -14,6 +14,7 @@ from diffcache.cli.options import (
     Numbers,
     Words,
     backbone_options,
+    cka_options,
     extract_options,
     grid_options,
     head_options,
@@ -41,7 +42,7 @@ class _Group(click.Group):
             _say(str(error))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt as error:
-            goes_on = ctx.invoked_subcommand in ("extract", "train-heads", "ablate", "draws")
+            goes_on = ctx.invoked_subcommand in ("extract", "train-heads", "ablate", "draws", "cka")
             kept = "; what was committed is kept, and the same command goes on from there" if goes_on else ""
             click.echo(f"\n{str(error) or f'interrupted{kept}'}", err=True)
             ctx.exit(INTERRUPTED)
@@ -228,6 +229,34 @@ def project(pipeline: str, **options: Any) -> None:
     from diffcache.cli.reporting import run_project
 
     run_project(pipeline, overrides(options), settings=options["setting"], methods=options["method"])
+
+
+@main.command(short_help="How alike the features of settings are, or of two networks.")
+@pipeline_file
+@click.argument("other", required=False, metavar="[OTHER_PIPELINE]", type=click.Path())
+@cka_options
+@extract_options
+@backbone_options
+def cka(pipeline: str, other: str | None, **options: Any) -> None:
+    """Compare the features of all settings of PIPELINE on the same images by linear CKA: 1 is alike, 0 is unlike.
+
+    With OTHER_PIPELINE, of another network on these images, all settings of the one with all of the other; images are
+    matched by their ids, and options that replace what a pipeline says, but for --card and --weights, are of both. A
+    table, a matrix and a heatmap are written beside PIPELINE's results; features that are missing are extracted first.
+    """
+    from diffcache.cli.comparing import run_cka
+
+    run_cka(
+        pipeline,
+        other,
+        overrides(options),
+        settings=options["setting"],
+        other_settings=options["other_setting"],
+        recipes=options["recipe"],
+        split=options["split"],
+        method=options["method"],
+        batch=options["batch"],
+    )
 
 
 @main.command(short_help="One HTML page of all that was found.")

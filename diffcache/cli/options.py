@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from diffcache.config import ALL_PRESETS, HEADS
+from diffcache.config import ALL_PRESETS, HEADS, SPLITS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,6 +64,15 @@ class Words(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(","))
+
+
+class Patterns(click.ParamType):
+    """Settings separated by commas, each of which may name several: ``t10,30/b6,7/pool4,t90/b8/pool1``."""
+
+    name = "SETTING,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, tuple) else tuple(re.split(r"\s*,\s*(?=t)", value.strip()))
 
 
 _KEYS = {
@@ -201,4 +211,21 @@ judge_options = _all(
     click.option(
         "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_judgements, help="List the parts."
     ),
+)
+
+cka_options = _all(
+    click.option(
+        "--setting", type=Patterns(), help="These settings instead of the grid, such as t10,30/b6,7/pool4 for four."
+    ),
+    click.option("--other-setting", type=Patterns(), help="Those of OTHER_PIPELINE."),
+    click.option("--split", type=click.Choice(SPLITS), default=SPLITS[1], show_default=True, help="Of which images."),
+    click.option(
+        "--method",
+        type=click.Choice(["exact", "minibatch"]),
+        default="exact",
+        show_default=True,
+        help="Of all images, or estimated in one pass without the bias of few images.",
+    ),
+    click.option("--batch", type=click.IntRange(4), metavar="N", help="Images of a minibatch, 512 by default."),
+    click.option("--recipe", type=Words("FINGERPRINT,..."), help="The features of this recipe, one a pipeline."),
 )

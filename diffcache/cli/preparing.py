@@ -15,15 +15,25 @@ if TYPE_CHECKING:
     from diffcache.experiments import FeatureSet
 
 
-def features_for(pipeline: Pipeline, recipe: str | None, on_event: OnEvent) -> FeatureSet:
-    """The features from the cache; what it lacks of the images that are here is extracted first, or refused."""
+def features_for(
+    pipeline: Pipeline, recipe: str | None, on_event: OnEvent, *, settings: Sequence[Setting] | None = None
+) -> FeatureSet:
+    """The features from the cache; what it lacks of the images that are here is extracted first, or refused.
+
+    Args:
+        pipeline: names the heads that they are for.
+        recipe: beginning of the fingerprint of the one to use.
+        on_event: hears of progress.
+        settings: these, at draw 0, for something else than heads, of which it then need not have any.
+    """
     from diffcache.experiments import extract_pipeline, find_features, open_images
     from diffcache.experiments.checks import check_classes, check_heads
     from diffcache.experiments.current import of_current_images
-    from diffcache.experiments.needs import head_settings
+    from diffcache.experiments.needs import head_settings, pipeline_settings
 
-    check_heads(pipeline)  # before hours of extraction
-    wanted = head_settings(pipeline)
+    if settings is None:
+        check_heads(pipeline)  # before hours of extraction
+    wanted = head_settings(pipeline) if settings is None else pipeline_settings(pipeline, settings)
     if recipe is not None or pipeline.backbone.imported is not None:  # these and no others are meant
         return _said(pipeline, find_features(pipeline, wanted, recipe=recipe, on_event=on_event), wanted, on_event)
     found, lacking = None, f"{pipeline.cache}: the features of {pipeline.images.name} are not those of all its images"
@@ -41,7 +51,8 @@ def features_for(pipeline: Pipeline, recipe: str | None, on_event: OnEvent) -> F
     if found is not None and of_current_images(pipeline, found, wanted, sources=sources, on_event=on_event):
         return _said(pipeline, found, wanted, on_event)
     try:
-        check_classes(pipeline, sources["train"])
+        if settings is None:
+            check_classes(pipeline, sources["train"])
         extract_pipeline(pipeline, settings=wanted, sources=sources, on_event=on_event)
     except (MissingError, ConfigError) as error:
         raise NotCachedError(f"{lacking}; and they cannot be extracted here: {error}") from None

@@ -115,6 +115,12 @@ def test_one_batch_of_the_estimate_is_the_definition() -> None:
     assert found == pytest.approx(hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m)), abs=1e-4)
 
 
+@pytest.mark.parametrize("rows", range(4, 14))
+def test_no_number_of_rows_leaves_every_batch_too_small(rows: int) -> None:
+    x = Toy(some(rows, (4, 1, 1)))
+    assert minibatch_cka([x], batch=4)[0, 0] == pytest.approx(1, abs=1e-6)
+
+
 def test_marked_rows_of_either_are_left_out() -> None:
     x, y, _ = mixed(100)
     marked = np.zeros(100, np.bool_)
@@ -155,6 +161,8 @@ def test_what_cannot_be_compared() -> None:
         exact_cka([Toy(x[:3])])
     with pytest.raises(HeadError, match="got none"):
         exact_cka([Toy(x)], [])
+    with pytest.raises(HeadError, match="batches of at least 4 rows, got 3"):
+        minibatch_cka([Toy(x)], batch=3)
     x[7] = np.inf
     with pytest.raises(HeadError, match="finite"):
         exact_cka([Toy(x)])

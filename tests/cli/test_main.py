@@ -133,6 +133,7 @@ class TestHelp:
             *(
                 "ablate",
                 "blocks",
+                "cka",
                 "convert",
                 "diff",
                 "draws",

@@ -22,6 +22,8 @@ HEADINGS = {
     "confusion": "Confusion matrix",
     "calibration": "Calibration",
     "draws": "What caching noise costs",
+    "cka": "How alike the blocks are",
+    "cka_networks": "How alike two networks are",
     "noised": "Noised images",
     "projection": "Features in two dimensions",
 }
