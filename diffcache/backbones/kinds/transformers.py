@@ -126,8 +126,7 @@ def _layers(network: Any) -> list[tuple[str, nn.Module]]:
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return [(f"{name}.{number}", layer) for number, layer in enumerate(module)]
     raise ConfigError(
-        f"{type(network).__name__}: cannot be tapped: expected stages of a backbone class, or a list of "
-        f"num_hidden_layers = {depth} layers, found neither"
+        f"{type(network).__name__}: cannot be tapped: expected a list of its {depth} hidden layers, found none"
     )
 
 
