@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 
@@ -80,7 +81,7 @@ class AdmBackbone:
             raise ConfigError(f"card {self.card.name}: random weights, to measure times; their features have no recipe")
         return known_recipe(
             self.card,
-            weights_hash=self._weights_hash(),
+            weights_hash=self.weights_hash(),
             precision=self.precision,
             condition=self.condition,
             seed=seed,
@@ -88,7 +89,8 @@ class AdmBackbone:
             augmentation=augmentation,
         )
 
-    def _weights_hash(self) -> str | None:
+    def weights_hash(self) -> str | None:
+        """SHA-256 of the file of weights; None where there is none."""
         if self.weights is None:
             return None
         if self._hashed is None:
@@ -171,9 +173,14 @@ class AdmBackbone:
         low_res = F.adaptive_avg_pool2d(x0, self.config.low_res_size) if self.config.super_res else None
         steps = torch.full((1,), t, device=x0.device)
         x = self.schedule.q_sample(x0, t, noise=noise)
-        # fp32 means fp32: cuDNN's convolutions would take TF32 for it, with 10 bits of fraction.
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        with _exact_convolutions():
             return self._features(x, steps, blocks=tuple(blocks), y=y, low_res=low_res)
+
+    @torch.inference_mode()
+    def predict_noise(self, x: Tensor, t: Tensor, *, y: Tensor | None = None, low_res: Tensor | None = None) -> Tensor:
+        """See :class:`diffcache.backbones.generating.Generator`; never compiled."""
+        with _exact_convolutions():
+            return self.network(x, t, y=y, low_res=low_res)
 
     @cached_property
     def _features(self) -> Callable[..., dict[int, Tensor]]:
@@ -194,6 +201,11 @@ class AdmBackbone:
         if isinstance(self.condition, int):
             return table[self.condition][None]
         return table.float().mean(0, keepdim=True).to(table.dtype)
+
+
+def _exact_convolutions() -> AbstractContextManager[None]:
+    """fp32 means fp32: cuDNN's convolutions would take TF32 for it, with 10 bits of fraction."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 @torch.no_grad()
