@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from diffcache.backbones.adm_config import AdmConfig
     from diffcache.backbones.card import Card, card_names, load_card, pixels_card
     from diffcache.backbones.costs import parameter_count, pass_flops, working_memory
+    from diffcache.backbones.generating import Generator, open_generator
     from diffcache.backbones.opening import open_backbone
     from diffcache.backbones.pixels import PixelsBackbone
     from diffcache.backbones.protocol import Backbone, BlockInfo, check_blocks, check_setting
@@ -24,6 +25,7 @@ __all__ = [
     "Backbone",
     "BlockInfo",
     "Card",
+    "Generator",
     "PixelsBackbone",
     "card_names",
     "card_recipe",
@@ -31,6 +33,7 @@ __all__ = [
     "check_setting",
     "load_card",
     "open_backbone",
+    "open_generator",
     "parameter_count",
     "pass_flops",
     "pixels_card",
@@ -43,6 +46,7 @@ _HOME = {
     "Backbone": "protocol",
     "BlockInfo": "protocol",
     "Card": "card",
+    "Generator": "generating",
     "PixelsBackbone": "pixels",
     "card_names": "card",
     "card_recipe": "recipes",
@@ -50,6 +54,7 @@ _HOME = {
     "check_setting": "protocol",
     "load_card": "card",
     "open_backbone": "opening",
+    "open_generator": "generating",
     "parameter_count": "costs",
     "pass_flops": "costs",
     "pixels_card": "card",

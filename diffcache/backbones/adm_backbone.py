@@ -98,6 +98,12 @@ class AdmBackbone(WeightedBackbone[ADM]):
         with exact_convolutions():
             return self._features(x, steps, blocks=tuple(blocks), y=y, low_res=low_res)
 
+    @torch.inference_mode()
+    def predict_noise(self, x: Tensor, t: Tensor, *, y: Tensor | None = None, low_res: Tensor | None = None) -> Tensor:
+        """See :class:`diffcache.backbones.generating.Generator`; never compiled."""
+        with exact_convolutions():
+            return self.network(x, t, y=y, low_res=low_res)
+
     @cached_property
     def _features(self) -> Callable[..., dict[int, Tensor]]:
         """The network's features, compiled where that was asked for and the machine can."""

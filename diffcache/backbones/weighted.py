@@ -79,7 +79,7 @@ class WeightedBackbone(ABC, Generic[M]):
             raise ConfigError(f"card {self.card.name}: random weights, to measure times; their features have no recipe")
         return known_recipe(
             self.card,
-            weights_hash=self._weights_hash(),
+            weights_hash=self.weights_hash(),
             precision=self.precision,
             condition=self.condition,
             seed=seed,
@@ -87,7 +87,8 @@ class WeightedBackbone(ABC, Generic[M]):
             augmentation=augmentation,
         )
 
-    def _weights_hash(self) -> str | None:
+    def weights_hash(self) -> str | None:
+        """SHA-256 of the file of weights; None where there is none."""
         if self.weights is None:
             return None
         if self._hashed is None:

@@ -11,6 +11,7 @@ import click
 
 from diffcache import __version__
 from diffcache.cli.options import (
+    CardName,
     Numbers,
     Words,
     backbone_options,
@@ -21,6 +22,7 @@ from diffcache.cli.options import (
     judge_options,
     overrides,
     pipeline_file,
+    sample_options,
     seeds_option,
 )
 from diffcache.errors import DiffcacheError
@@ -42,7 +44,7 @@ class _Group(click.Group):
             _say(str(error))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt as error:
-            goes_on = ctx.invoked_subcommand in ("extract", "train-heads", "ablate", "draws", "cka")
+            goes_on = ctx.invoked_subcommand in ("extract", "train-heads", "ablate", "draws", "cka", "sample")
             kept = "; what was committed is kept, and the same command goes on from there" if goes_on else ""
             click.echo(f"\n{str(error) or f'interrupted{kept}'}", err=True)
             ctx.exit(INTERRUPTED)
@@ -175,6 +177,21 @@ def predict(ctx: click.Context, run: str, images: tuple[Path, ...], **options: A
     from diffcache.cli.predicting import run_predict
 
     ctx.exit(int(not run_predict(run, images, **options)))
+
+
+@main.command(short_help="Images that the network generates.")
+@click.argument("card", type=CardName())
+@sample_options
+def sample(card: str | Path, **options: Any) -> None:
+    """Generate images with the network of CARD: a card's name, or path of a card file.
+
+    They go into an .npz that evaluation suites read (arr_0: uint8, n x height x width x 3; arr_1: classes), with a
+    picture of the first ones and a record of what made them beside it. Sample n follows from the seed and n alone, to
+    last bits. Stopped, the same command goes on after the last whole group.
+    """
+    from diffcache.cli.sampling import run_sample
+
+    run_sample(card, **options)
 
 
 @main.command(short_help="More ways to judge features than accuracy.")

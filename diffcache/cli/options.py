@@ -44,7 +44,7 @@ class _BatchSize(click.ParamType):
         return int(value)
 
 
-class _Card(click.ParamType):
+class CardName(click.ParamType):
     """A name, a path that ends in ``.toml``, or ``KIND:PLACE``."""
 
     name = "CARD"
@@ -170,7 +170,7 @@ extract_options = _all(
 )
 
 backbone_options = _all(
-    click.option("--card", type=_Card(), help="Card of the backbone, path of a card file, or KIND:PLACE."),
+    click.option("--card", type=CardName(), help="Card of the backbone, path of a card file, or KIND:PLACE."),
     click.option("--weights", type=click.Path(path_type=Path), help="File of the backbone's weights."),
     click.option("--device", help="Where backbone and heads compute: auto, cpu, cuda, cuda:1, mps, ..."),
     click.option(
@@ -228,4 +228,26 @@ cka_options = _all(
     ),
     click.option("--batch", type=click.IntRange(4), metavar="N", help="Images of a minibatch, 512 by default."),
     click.option("--recipe", type=Words("FINGERPRINT,..."), help="The features of this recipe, one a pipeline."),
+)
+
+sample_options = _all(
+    click.option("--weights", type=click.Path(path_type=Path), help="File of the network's weights."),
+    click.option("--count", type=int, metavar="N", help="Images; 16 by default, or all of --low-res."),
+    click.option("--steps", metavar="TEXT", help='Steps to visit: "250" (default), "10,20,30" by section, "ddim25".'),
+    click.option("--ddim", is_flag=True, help="Sample by DDIM; steps such as ddim25 do so by themselves."),
+    click.option("--eta", type=float, default=0.0, show_default=True, help="Of DDIM: share of fresh noise, 0 to 1."),
+    click.option("--classes", type=Numbers(), help="Sample n is of the n-th of them, round and round; else random."),
+    click.option("--low-res", type=click.Path(path_type=Path), metavar="FILE", help=".npz of images to enlarge."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers."),
+    click.option("--batch-size", type=int, metavar="N", help="Images computed together; 16 by default."),
+    click.option("--device", default="auto", help="Where it is computed: auto, cpu, cuda, cuda:1, mps, ..."),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+        default="auto",
+        help="Arithmetic of the network.",
+    ),
+    click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the images go (.npz)."),
+    click.option("--grid", type=click.Path(path_type=Path), help="Picture of the first 64; OUT with .png by default."),
+    click.option("--keep-grey", is_flag=True, help="Keep one channel of a grey network; suites read three."),
 )

@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffcache.diffusion.noise import sample_noise
-    from diffcache.diffusion.samplers import ddim_sample, respace
+    from diffcache.diffusion.respacing import Respaced, respace
+    from diffcache.diffusion.samplers import Sampler, ddim_sample, sample
     from diffcache.diffusion.schedules import Schedule
 
-_HOME = {"Schedule": "schedules", "ddim_sample": "samplers", "respace": "samplers", "sample_noise": "noise"}
+_HOME = {
+    "Respaced": "respacing",
+    "Sampler": "samplers",
+    "Schedule": "schedules",
+    "ddim_sample": "samplers",
+    "respace": "respacing",
+    "sample": "samplers",
+    "sample_noise": "noise",
+}
 
-__all__ = ["Schedule", "ddim_sample", "respace", "sample_noise"]
+__all__ = ["Respaced", "Sampler", "Schedule", "ddim_sample", "respace", "sample", "sample_noise"]
 
 
 def __getattr__(name: str) -> Any:

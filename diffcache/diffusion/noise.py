@@ -26,7 +26,14 @@ def _key(seed: int, sample_id: str, *, t: int | None, draw: int, purpose: str) -
 
 
 def sample_noise(
-    ids: Sequence[str], shape: tuple[int, ...], *, seed: int, t: int, draw: int, out: NDArray[np.float32] | None = None
+    ids: Sequence[str],
+    shape: tuple[int, ...],
+    *,
+    seed: int,
+    t: int | None,
+    draw: int,
+    out: NDArray[np.float32] | None = None,
+    purpose: str = "noise",
 ) -> NDArray[np.float32]:
     """Standard normal noise for some samples.
 
@@ -37,6 +44,7 @@ def sample_noise(
         t: time step.
         draw: draw number.
         out: float32 (len(ids), *shape) to fill; a new array where None.
+        purpose: what it is for; another one gives independent numbers.
 
     Returns:
         float32 (len(ids), *shape).
@@ -46,7 +54,7 @@ def sample_noise(
     generator, state = np.random.Generator(philox), philox.state
     for row, sample_id in zip(noise, ids, strict=True):
         # As a new sample_generator for each, which takes as long to make as the numbers do.
-        key = _key(seed, sample_id, t=t, draw=draw, purpose="noise")
+        key = _key(seed, sample_id, t=t, draw=draw, purpose=purpose)
         state["state"]["key"][:] = key & _LOW, key >> 64
         philox.state = state
         generator.standard_normal(dtype=np.float32, out=row)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from diffcache.experiments.opening import open_images
     from diffcache.experiments.plan import Plan, plan_pipeline
     from diffcache.experiments.predicting import Predicted, Prediction, predict
+    from diffcache.experiments.sampling import Sampled, sample_images
     from diffcache.experiments.stage_one import extract_pipeline
     from diffcache.experiments.stage_two import HeadsResult, train_pipeline
 
@@ -22,11 +23,13 @@ _HOME = {
     "Plan": "plan",
     "Predicted": "predicting",
     "Prediction": "predicting",
+    "Sampled": "sampling",
     "extract_pipeline": "stage_one",
     "find_features": "features",
     "open_images": "opening",
     "plan_pipeline": "plan",
     "predict": "predicting",
+    "sample_images": "sampling",
     "train_pipeline": "stage_two",
 }
 
@@ -36,11 +39,13 @@ __all__ = [
     "Plan",
     "Predicted",
     "Prediction",
+    "Sampled",
     "extract_pipeline",
     "find_features",
     "open_images",
     "plan_pipeline",
     "predict",
+    "sample_images",
     "train_pipeline",
 ]
 

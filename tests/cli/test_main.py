@@ -145,7 +145,7 @@ class TestHelp:
                 "judge",
                 "ls",
             ),
-            *("noise", "plan", "predict", "project", "report", "rm", "train-heads", "verify"),
+            *("noise", "plan", "predict", "project", "report", "rm", "sample", "train-heads", "verify"),
         ]
 
     @pytest.mark.parametrize("command", ["extract", "train-heads", "blocks", "ls", "info"])

@@ -76,6 +76,10 @@ def test_purposes_are_independent() -> None:
     assert first("noise") == first("noise")
     assert first("noise") != first("augmentation")
     assert first("noise", None) != first("noise", 0)
+    assert np.array_equal(
+        sample_noise(["a"], (64,), seed=0, t=90, draw=1, purpose="sampling")[0],
+        sample_generator(0, "a", t=90, draw=1, purpose="sampling").standard_normal(64, dtype=np.float32),
+    )
 
 
 def test_is_standard_normal_and_uncorrelated() -> None:

@@ -76,8 +76,7 @@ def test_all_of_it(world: tiny.Tiny) -> None:
 
     run = next(run for run in find_runs(folder / "runs") if str(run.setting) == "t-/b3/pool4")
     _, out, _ = command.run("predict", run.path, folder / "images" / "test", "--json")
-    predicted = json.loads(out)
-    assert len(predicted["predictions"]) == 18
+    assert len(json.loads(out)["results"]) == 18
 
     call("cka", file, world.file, "--setting", "t-/b2,3/pool1", "--other-setting", "t5/b3,4/pool1")
     table = json.loads((folder / "results" / "vit" / "cka_networks.json").read_text())["rows"]
