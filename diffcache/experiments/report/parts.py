@@ -24,6 +24,7 @@ HEADINGS = {
     "draws": "What caching noise costs",
     "noised": "Noised images",
     "projection": "Features in two dimensions",
+    "frechet": "Frechet distances",
 }
 """Of the results that are known, in the order of the page; others come after them under their own names."""
 
