@@ -195,7 +195,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "format of images": (
         {"images.format": "tar"},
-        r"""format: expected one of "folder", "idx", .*"huggingface", got 'tar'$""",
+        r"""format: expected one of "folder", "idx", "npz", .*"huggingface", got 'tar'$""",
     ),
     "links": ({"images.test.follow_links": 1}, "follow_links: expected true or false, got 1"),
     "no class names": ({"images.class_names": []}, "class_names: expected at least one value"),

@@ -61,7 +61,7 @@ def test_what_every_set_refuses(format: str) -> None:
         ({"format": "flowers_102", "class_names": ["rose", "rose"]}, "class_names: expected values that differ"),
         ({"format": "webdataset", "train": "a.tar"}, 'format "webdataset" needs test, which is missing'),
         ({"format": "stanford_dogs", "follow_links": 1}, "follow_links: expected true or false"),
-        ({"format": "cub", "path": "x"}, 'format: expected one of "folder", "idx", "imagenet", "cub_200_2011"'),
+        ({"format": "cub", "path": "x"}, 'format: expected one of "folder", "idx", "npz", "imagenet", "cub_200_2011"'),
         ({"format": ["cub_200_2011"]}, "format: expected one of"),
     ],
 )
@@ -75,4 +75,4 @@ def test_a_list_of_shards_may_be_one() -> None:
 
 
 def test_a_split_cannot_be_such_a_set() -> None:
-    fails('train.format: expected one of "folder", "idx", got', train={"format": "nabirds"}, test={"path": "x"})
+    fails('train.format: expected one of "folder", "idx", "npz", got', train={"format": "nabirds"}, test={"path": "x"})

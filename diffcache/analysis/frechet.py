@@ -19,7 +19,24 @@ from diffcache.errors import CacheError, HeadError, MissingError
 MOST_VALUES = 16_384
 """Values of a row, at most: the covariance of so many takes 2 GB."""
 
+_SPACE = ("network", "setting", "recipe")
+
 Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """What some features are of: two that differ in any of it cannot be compared.
+
+    Attributes:
+        network: name of the backbone's card.
+        setting: such as ``t90/b24/pool2``.
+        recipe: fingerprint of the features' recipe, without augmentation.
+    """
+
+    network: str
+    setting: str
+    recipe: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +47,13 @@ class Gaussian:
         mean: float64 (values,).
         covariance: float64 (values, values), of the sample: divided by ``rows - 1``.
         rows: how many rows they are of; None where a statistics file does not say.
+        space: what features they are of; None where a statistics file does not say.
     """
 
     mean: Array
     covariance: Array
     rows: int | None
+    space: FeatureSpace | None = None
 
     @property
     def values(self) -> int:
@@ -75,19 +94,24 @@ def gaussian(batches: Iterable[Array], *, where: str = "features") -> Gaussian:
     return Gaussian(mean, scatter / (rows - 1), rows)
 
 
-def frechet_distance(a: Gaussian, b: Gaussian, *, where: str = "frechet") -> float:
+def frechet_distance(a: Gaussian, b: Gaussian, *, allow_few: bool = False, where: str = "frechet") -> float:
     """The distance, at least 0.
 
     ``tr (C1 C2)^(1/2)`` is the sum of the roots of the eigenvalues of ``S C2 S``, where ``S`` is the symmetric root of
     ``C1``: no root of a matrix that is not symmetric, and rank that lacks does no harm.
 
+    Args:
+        a, b: of features of one width.
+        allow_few: whether covariances of no more rows than values are taken, whose distance is far too large.
+        where: names the place in errors.
+
     Raises:
-        HeadError: other widths; fewer rows than values, whose covariances say little; values that are not finite.
+        HeadError: other widths; too few rows, whose covariances say little; values that are not finite.
     """
     if a.values != b.values:
         raise HeadError(f"{where}: expected features of one width, got {a.values} and {b.values} values")
     for one in (a, b):
-        if one.rows is not None and one.rows <= one.values:
+        if one.rows is not None and one.rows <= one.values and not allow_few:
             raise HeadError(
                 f"{where}: {one.rows:,} rows of {one.values:,} values: a covariance needs more rows than values, and "
                 f"should have several times as many; add images, or pool the features further"
@@ -105,6 +129,8 @@ def frechet_distance(a: Gaussian, b: Gaussian, *, where: str = "frechet") -> flo
 def read_statistics(file: Path) -> Gaussian:
     """Mean and covariance from an ``.npz`` of ``mu`` and ``sigma``, as FID implementations write them.
 
+    What :func:`write_statistics` adds is read where it is there.
+
     Raises:
         MissingError: no such file.
         CacheError: it is none.
@@ -113,6 +139,7 @@ def read_statistics(file: Path) -> Gaussian:
         with np.load(file, allow_pickle=False) as arrays:
             mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
             rows = int(arrays["rows"]) if "rows" in arrays.files else None
+            said = [str(arrays[name]) for name in _SPACE if name in arrays.files]
     except FileNotFoundError:
         raise MissingError(f"{file}: no such file") from None
     except Exception as error:  # of a damaged file NumPy raises nearly anything
@@ -122,11 +149,11 @@ def read_statistics(file: Path) -> Gaussian:
             f"{file}: expected mu of shape (values,) and sigma of (values, values), got {mean.shape} and "
             f"{covariance.shape}"
         )
-    return Gaussian(mean, covariance, rows)
+    return Gaussian(mean, covariance, rows, FeatureSpace(*said) if len(said) == len(_SPACE) else None)
 
 
 def write_statistics(file: Path, statistics: Gaussian) -> None:
-    """Write ``mu``, ``sigma`` and, where it is known, ``rows``."""
+    """Write ``mu`` and ``sigma``; and ``rows``, ``network``, ``setting`` and ``recipe``, where these are known."""
     import io
 
     from diffcache.cache.files.disk import write_whole
@@ -134,6 +161,8 @@ def write_statistics(file: Path, statistics: Gaussian) -> None:
     arrays = {"mu": statistics.mean, "sigma": statistics.covariance}
     if statistics.rows is not None:
         arrays["rows"] = np.array(statistics.rows)
+    if statistics.space is not None:
+        arrays.update((name, np.array(getattr(statistics.space, name))) for name in _SPACE)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_whole(file, buffer.getvalue(), tmp=file.parent)

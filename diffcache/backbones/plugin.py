@@ -6,8 +6,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +75,11 @@ class PluginKind(Kind):
             raise MissingError(f"{weights}: no such file of weights{card.weights_hint}")
 
     def require_packages(self, where: str) -> None:
-        """Raise DependencyError, naming what to install, unless all packages can be imported."""
+        """Raise DependencyError, naming what to install, unless all packages are installed."""
         for package in self.packages:
-            try:
-                import_module(package)
-            except ImportError as error:
+            if find_spec(package) is None:
                 remedy = f"pip install 'diffcache[{self.extra}]'" if self.extra else f"install {package}"
-                raise DependencyError(
-                    f"{where}: needs {package}, which cannot be imported ({error}): {remedy}"
-                ) from None
+                raise DependencyError(f"{where}: needs {package}, which is not installed: {remedy}")
 
     def recipe(self, card: Card, *, condition: str | int | None, **values: Any) -> Recipe:
         """See :class:`~diffcache.backbones.kinds.Kind`."""
@@ -217,4 +213,4 @@ def _versions(packages: Iterable[str]) -> Iterator[tuple[str, str]]:
         try:
             yield package, version(package)
         except PackageNotFoundError:  # installed by hand
-            yield package, str(getattr(import_module(package), "__version__", "unknown"))
+            yield package, "unknown"

@@ -223,6 +223,33 @@ def judge(pipeline: str | None, **options: Any) -> None:
     )
 
 
+@main.command(short_help="The Frechet distance between two sets of images.")
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option("--setting", metavar="SETTING", help="Of which features, such as t10/b13/pool1.")
+@backbone_options
+@click.option("--cache", type=click.Path(path_type=Path), help="Root folder of the pipelines' cache.")
+@click.option("--max", "most", type=click.IntRange(2), metavar="N", help="The first N images of each.")
+@click.option("--allow-few", is_flag=True, help="Take fewer images than values; the distance is far too large.")
+@click.option("--save", type=click.Path(path_type=Path), metavar="FILE.npz", help="Write the statistics of A.")
+@click.option("--results", type=click.Path(path_type=Path), metavar="PIPELINE", help="Whose table the row joins.")
+@click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images computed together.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def frechet(a: str, b: str, setting: str | None, most: int | None, **options: Any) -> None:
+    """How far the images of A and of B lie apart in the feature space of a network: their Frechet distance.
+
+    A and B each are a pipeline's split (pipelines/mine.toml:test), a folder of images, an .npz of images (arr_0, uint8,
+    channels last), a store's folder, or an .npz of statistics (mu, sigma). Features are read from the cache where it
+    has them; else the images pass the network: that of --card and --weights, or of the first pipeline. Where A or B
+    is a pipeline's the distance joins its results. Both should have as many images, and several times as many as a
+    feature has values.
+    """
+    from diffcache.cli.distances import run_frechet
+
+    network = {name: options.pop(name) for name in ("card", "weights", "device", "precision", "compile")}
+    run_frechet(a, b, setting=setting, network=network, most=most, **options)
+
+
 @main.command(short_help="A picture of images with more and more noise.")
 @pipeline_file
 @click.option("--t", "ts", type=Numbers(), help="Time steps.")

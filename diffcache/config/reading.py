@@ -207,7 +207,7 @@ def _extract(values: Any, where: str, folder: Path, *, imported: bool) -> Extrac
 def _images(values: dict[str, Any], where: str, folder: Path, *, imported: bool) -> ImagesConfig:
     if "name" not in values:
         raise ConfigError(f"{where}: name is missing")
-    if "format" in values and one_of("folder", "idx", *SETS)(values["format"], f"{where}.format") in SETS:
+    if "format" in values and one_of("folder", "idx", "npz", *SETS)(values["format"], f"{where}.format") in SETS:
         whole = _image_set(values, where, folder)
         return ImagesConfig(name=name(values["name"], f"{where}.name"), splits={}, whole=whole)
     _known(values, ("name", "format", "class_names", "made_by", *SPLITS), where)

@@ -42,14 +42,14 @@ class SplitConfig:
     """Where one split of an image set is.
 
     Attributes:
-        format: ``folder`` (one folder a class) or ``idx``.
-        path: the folder of classes; for ``folder``.
+        format: ``folder`` (one folder a class), ``idx``, or ``npz`` (images ``arr_0`` and labels ``arr_1``).
+        path: the folder of classes, for ``folder``; the file, for ``npz``.
         images: IDX file of images, plain or gzip; for ``idx``.
         labels: IDX file of labels, plain or gzip; for ``idx``.
         follow_links: whether symbolic links that lead out of the folder are followed; for ``folder``.
     """
 
-    format: str = checked(one_of("folder", "idx"), "folder")
+    format: str = checked(one_of("folder", "idx", "npz"), "folder")
     path: Path | None = checked(file_path, None)
     images: Path | None = checked(file_path, None)
     labels: Path | None = checked(file_path, None)
@@ -57,7 +57,7 @@ class SplitConfig:
 
     def require(self, where: str) -> None:
         """Raise ConfigError unless exactly the paths of the format are named."""
-        needed = {"folder": ("path",), "idx": ("images", "labels")}[self.format]
+        needed = {"folder": ("path",), "idx": ("images", "labels"), "npz": ("path",)}[self.format]
         for key in ("path", "images", "labels"):
             if key in needed and getattr(self, key) is None:
                 raise ConfigError(f'{where}: format "{self.format}" needs {" and ".join(needed)}; {key} is missing')

@@ -17,7 +17,8 @@ from diffcache.setting import Setting
 PIXELS = Setting(t=None, b=1, pool=0)
 """The setting of the raw pixels: no noise, the only block, the whole map."""
 
-_PRECISIONS = ("fp32", "bf16", "fp16")
+POSSIBLE_PRECISIONS = ("fp32", "bf16", "fp16")
+"""What precision ``auto`` may mean."""
 
 
 def split_settings(settings: Collection[Setting], split: str) -> tuple[Setting, ...]:
@@ -72,7 +73,7 @@ def _weights(pipeline: Pipeline) -> Path | None:
 def possible_precisions(pipeline: Pipeline) -> tuple[str, ...]:
     """The precisions that a pipeline's features may have: the one it names, or all that ``auto`` may mean."""
     named = pipeline.backbone.precision
-    return _PRECISIONS if named == "auto" else (named,)
+    return POSSIBLE_PRECISIONS if named == "auto" else (named,)
 
 
 def chosen_recipe(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], *, any_device: bool = False) -> Recipe:

@@ -11,6 +11,7 @@ from diffcache.images.folder import FolderImages, open_folder
 from diffcache.images.idx import IdxImages, open_idx
 from diffcache.images.listed import ListedImages, list_images
 from diffcache.images.loader import LoadedBatch, Wanted, load_batches
+from diffcache.images.npz import NpzImages, npz_arrays, open_npz
 from diffcache.images.preprocess import Preprocessing, to_unit
 from diffcache.images.sets import OpenedSet, open_set
 from diffcache.images.source import ImageSource, LoadedImage, Stamp
@@ -25,6 +26,7 @@ __all__ = [
     "ListedImages",
     "LoadedBatch",
     "LoadedImage",
+    "NpzImages",
     "OpenedSet",
     "Preprocessing",
     "Stamp",
@@ -36,8 +38,10 @@ __all__ = [
     "extensions",
     "list_images",
     "load_batches",
+    "npz_arrays",
     "open_folder",
     "open_idx",
+    "open_npz",
     "open_set",
     "open_split",
     "to_unit",

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from diffcache.config import SplitConfig
 from diffcache.errors import ConfigError, nearest
-from diffcache.images import folder, idx
+from diffcache.images import folder, idx, npz
 from diffcache.images.source import ImageSource
 
 FORMATS: Mapping[str, Callable[[SplitConfig, Sequence[str] | None], ImageSource]] = {
     "folder": folder.from_config,
     "idx": idx.from_config,
+    "npz": npz.from_config,
 }
 """How each ``format`` of a split is opened; a new format is one file and one line here."""
 

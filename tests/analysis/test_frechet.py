@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffcache.analysis.frechet import (
+    FeatureSpace,
     Gaussian,
     frechet_distance,
     gaussian,
@@ -81,6 +82,11 @@ def test_statistics_files_are_read_and_written(tmp_path: Path) -> None:
     write_statistics(tmp_path / "a.npz", one)
     again = read_statistics(tmp_path / "a.npz")
     assert again.rows == 50 and (again.mean == one.mean).all() and (again.covariance == one.covariance).all()
+    assert again.space is None
+    space = FeatureSpace("tiny", "t5/b3/pool1", "ab" * 32)
+    write_statistics(tmp_path / "b.npz", Gaussian(one.mean, one.covariance, None, space))
+    again = read_statistics(tmp_path / "b.npz")
+    assert (again.rows, again.space) == (None, space)
     np.savez(tmp_path / "theirs.npz", mu=one.mean.astype(np.float32), sigma=one.covariance)
     assert read_statistics(tmp_path / "theirs.npz").rows is None
 
@@ -101,6 +107,7 @@ def test_what_cannot_be_compared() -> None:
     few = gaussian([rows[:3]])
     with pytest.raises(HeadError, match=r"3 rows of 3 values: .* add images"):
         frechet_distance(few, gaussian([rows]))
+    assert frechet_distance(few, few, allow_few=True) == pytest.approx(0, abs=1e-9)
     with pytest.raises(HeadError, match="3 and 2 values"):
         frechet_distance(gaussian([rows]), gaussian([rows[:, :2]]))
     with pytest.raises(HeadError, match="at least 2 rows"):

@@ -26,6 +26,7 @@ HEADINGS = {
     "cka_networks": "How alike two networks are",
     "noised": "Noised images",
     "projection": "Features in two dimensions",
+    "frechet": "Frechet distances",
 }
 """Of the results that are known, in the order of the page; others come after them under their own names."""
 
