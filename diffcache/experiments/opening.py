@@ -68,7 +68,7 @@ def pipeline_backbone(pipeline: Pipeline, card: Card, *, precision: str, weights
         return PixelsBackbone(load_card(pipeline.backbone.card), device=resolve_device("cpu"))
     config = pipeline.backbone
     require_values(resolve_device(config.device))
-    file = weights_file(pipeline)
+    file = weights_file(config)
     if not weights and file is not None and not file.is_file():
         file = None
     return open_backbone(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffcache.backbones import card_recipe, load_card, pixels_card
 from diffcache.cache import Cache
-from diffcache.config import SPLITS, Pipeline
+from diffcache.config import SPLITS, BackboneConfig, Pipeline
 from diffcache.errors import DeviceError, DiffcacheError
 from diffcache.images import augmentation_named
 from diffcache.recipe import Recipe
@@ -50,7 +50,7 @@ def pipeline_recipe(pipeline: Pipeline, *, precision: str, dtype: str | None = N
     augmentation = augmentation_named(pipeline.extract.augmentation)
     return card_recipe(
         load_card(pipeline.backbone.card),
-        weights=_weights(pipeline),
+        weights=weights_here(pipeline.backbone),
         precision=precision,
         condition=pipeline.backbone.condition,
         seed=pipeline.extract.seed,
@@ -59,14 +59,14 @@ def pipeline_recipe(pipeline: Pipeline, *, precision: str, dtype: str | None = N
     )
 
 
-def weights_file(pipeline: Pipeline) -> Path | None:
-    """The file of weights that a pipeline names, or that its card was made with; it need not be here."""
-    named = pipeline.backbone.weights
-    return named if named is not None else load_card(pipeline.backbone.card).weights_path
+def weights_file(config: BackboneConfig) -> Path | None:
+    """The file of weights that is named, or that the card was made with; it need not be here."""
+    return config.weights if config.weights is not None else load_card(config.card).weights_path
 
 
-def _weights(pipeline: Pipeline) -> Path | None:
-    file = weights_file(pipeline)
+def weights_here(config: BackboneConfig) -> Path | None:
+    """As :func:`weights_file`; None where it is not here."""
+    file = weights_file(config)
     return file if file is not None and file.is_file() else None
 
 

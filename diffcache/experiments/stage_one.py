@@ -51,7 +51,7 @@ def extract_pipeline(
     """
     require_network(pipeline)
     card = load_card(pipeline.backbone.card)
-    check_arguments(card, weights_file(pipeline), condition=pipeline.backbone.condition)
+    check_arguments(card, weights_file(pipeline.backbone), condition=pipeline.backbone.condition)
     plan = plan_pipeline(pipeline, settings=settings, sources=sources, on_event=on_event)
     done: list[Extracted] = []
     if not plan.idle:

@@ -149,7 +149,7 @@ class _Trainer:
             validation=self.pipeline.heads.validation,
             split_seed=self.pipeline.heads.split_seed,
             backbone="pixels" if pixels else self.features.backbone,
-            weights=None if pixels else weights_file(self.pipeline),
+            weights=None if pixels else weights_file(self.pipeline.backbone),
             on_event=self.on_event,
         )
         if self.pipeline.heads.tensorboard:

@@ -14,7 +14,7 @@ from diffcache.config import BackboneConfig
 from diffcache.errors import AmbiguousError, ConfigError, HeadError, MissingError, NotCachedError
 from diffcache.experiments.distances.sides import ImagesSide, Side, SplitSide, StatisticsSide, StoreSide
 from diffcache.experiments.imported import imported_stores
-from diffcache.experiments.recipes import POSSIBLE_PRECISIONS
+from diffcache.experiments.recipes import POSSIBLE_PRECISIONS, weights_here
 from diffcache.recipe import Recipe
 from diffcache.setting import Setting
 
@@ -144,7 +144,7 @@ def _own_recipes(sides: Sequence[Side], config: BackboneConfig) -> Mapping[str, 
     for side in sides:
         if isinstance(side, StoreSide):
             seed, dtype = side.store.recipe.seed, side.store.recipe.dtype
-    weights = config.weights if config.weights is not None and config.weights.is_file() else None
+    weights = weights_here(config)
     precisions = POSSIBLE_PRECISIONS if config.precision == "auto" else (config.precision,)
     card = load_card(config.card)
     return {
