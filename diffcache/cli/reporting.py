@@ -58,6 +58,7 @@ def run_report(files: Sequence[str], overrides: Mapping[str, Any], *, out: Path 
     from diffcache.cache.files.disk import write_whole
     from diffcache.experiments.report.gather import gather_all
     from diffcache.experiments.report.page import page
+    from diffcache.experiments.report.unified import unified_table
     from diffcache.experiments.results import results_folder
 
     pipelines = [load_pipeline(file, overrides) for file in files]
@@ -68,7 +69,7 @@ def run_report(files: Sequence[str], overrides: Mapping[str, Any], *, out: Path 
             f"`diffcache train-heads {files[0]}`"
         )
     title = f"{', '.join(dict.fromkeys(pipeline.images.name for pipeline in pipelines))}: frozen diffusion features"
-    html = page(sections, title=title, command=typed_command(), version=__version__)
+    html = page(sections, title=title, command=typed_command(), version=__version__, unified=unified_table(pipelines))
     path = out if out is not None else results_folder(pipelines[0]) / "report.html"
     write_whole(path, html.encode(), tmp=path.parent)
     click.echo(f"written: {path} ({sized(len(html.encode()))}); it opens in any browser, without a network")

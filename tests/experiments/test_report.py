@@ -24,6 +24,7 @@ from diffcache.experiments.report.gather import gather
 from diffcache.experiments.report.page import page
 from diffcache.experiments.report.tables import result_table
 from diffcache.experiments.report.thumbnails import thumbnails
+from diffcache.experiments.report.unified import unified_table
 from diffcache.experiments.results import Result, read_results, results_folder, write_result
 from tests import tiny
 from tests.browser import CHROMIUM, browser
@@ -312,6 +313,24 @@ def test_the_same_bytes_again_and_several_pipelines_on_a_page(world, made):
     # Heads of the first count for both, which are of the same images, and so do its stores.
     assert f"diffcache train-heads {second}" not in text and f"diffcache ablate {second}" in text
     assert text.count("<h3>What settings cost</h3>") == 1
+
+
+def test_classification_and_generation_side_by_side(world, made):
+    pipeline = load_pipeline(world.file)
+    assert unified_table([pipeline]) is None  # no distance was measured
+    row = {"a": "textures/test", "b": "samples.npz", "network": "tiny", "setting": "t5/b4/pool1", "n_a": 18, "n_b": 20,
+           "distance": 3.14159}  # fmt: skip
+    write_result(made, Result(name="frechet", title="distances", command="diffcache frechet A B", images="textures",
+                              rows=(row, {**row, "b": "noise.npz", "distance": 250.0})))  # fmt: skip
+    table = unified_table([pipeline])
+    assert table is not None and [cells[-1].text for cells in table.rows] == ["3.14", "250.00"]
+    best = next(r for r in read_results(made) if r.name == "heads").rows
+    top1 = next(r["test_top1"] for r in best if r["best"] == "best linear")
+    assert {cells[1].text for cells in table.rows} == {f"{100 * top1:.2f}"}
+    assert [cells[5].text for cells in table.rows] == ["samples.npz (20)", "noise.npz (20)"]
+    call("report", world.file)
+    text = (made / "report.html").read_text(encoding="utf-8")
+    assert "One network, both ways" in text and "samples.npz (20)" in text
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser here")

@@ -7,9 +7,10 @@ from importlib.resources import files
 
 from diffcache.errors import DependencyError
 from diffcache.experiments.report.gather import Section
+from diffcache.experiments.report.tables import Table
 
 
-def page(sections: Sequence[Section], *, title: str, command: str, version: str) -> str:
+def page(sections: Sequence[Section], *, title: str, command: str, version: str, unified: Table | None = None) -> str:
     """HTML of a report; all texts are escaped.
 
     Args:
@@ -17,6 +18,7 @@ def page(sections: Sequence[Section], *, title: str, command: str, version: str)
         title: of the page.
         command: what makes it again.
         version: of diffcache.
+        unified: classification and generation side by side; None where one of them was not measured.
 
     Raises:
         DependencyError: Jinja2 is not installed.
@@ -32,6 +34,7 @@ def page(sections: Sequence[Section], *, title: str, command: str, version: str)
     template = environment.from_string((folder / "report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         sections=sections,
+        unified=unified,
         title=title,
         command=command,
         version=version,
