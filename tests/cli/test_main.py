@@ -138,6 +138,7 @@ class TestHelp:
                 "draws",
                 "export",
                 "extract",
+                "frechet",
                 "gc",
                 "import",
                 "info",
