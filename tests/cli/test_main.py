@@ -139,6 +139,7 @@ class TestHelp:
                 "draws",
                 "export",
                 "extract",
+                "frechet",
                 "gc",
                 "import",
                 "info",
