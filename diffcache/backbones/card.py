@@ -88,7 +88,7 @@ def load_card(name: str | Path | Card) -> Card:
     """
     if isinstance(name, Card):
         return name
-    if ":" in str(name):
+    if ":" in str(name) and not str(name).endswith(".toml"):
         kind, _, place = str(name).partition(":")
         return kind_of(kind, where=f"card {str(name)!r}").describe(place)
     if str(name).endswith(".toml"):

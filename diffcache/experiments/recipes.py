@@ -61,7 +61,9 @@ def pipeline_recipe(pipeline: Pipeline, *, precision: str, dtype: str | None = N
 
 def weights_file(config: BackboneConfig) -> Path | None:
     """The file of weights that is named, or that the card was made with; it need not be here."""
-    return config.weights if config.weights is not None else load_card(config.card).weights_path
+    if config.weights is not None or config.imported is not None:
+        return config.weights
+    return load_card(config.card).weights_path
 
 
 def weights_here(config: BackboneConfig) -> Path | None:

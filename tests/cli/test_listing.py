@@ -37,7 +37,9 @@ def rows(text: str) -> list[list[str]]:
 
 class TestBlocks:
     def test_without_a_card_lists_the_cards(self) -> None:
-        table = rows(printed("blocks"))
+        cards, _, kinds = printed("blocks").partition("\n\n")
+        assert [row[0] for row in rows(kinds)] == ["kind", "diffusers", "guided_diffusion", "resnet", "transformers"]
+        table = rows(cards)
         assert table[0] == ["card", "what it is"]
         assert [row[0] for row in table[1:]] == list(card_names())
         assert all(len(row) == 2 and not row[1].endswith("…") for row in table)
