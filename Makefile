@@ -12,7 +12,7 @@ BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install plan extract train-heads verify report reproduce test test-slow lint bench clean
+.PHONY: help install plan extract train-heads verify report reproduce networks test test-slow lint bench clean
 
 help:  ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,30 @@ reproduce: $(READY)  ## Every experiment on the demo, and its report; stopped, i
 	$(BIN)/diffcache noise $(DEMO)
 	$(BIN)/diffcache project $(DEMO)
 	$(BIN)/diffcache report $(DEMO) $(ABLATION) $(FUSION) $(DIGITS)
+
+RESNET := pipelines/fashion_mnist_resnet.toml
+VIT := pipelines/fashion_mnist_vit.toml
+SAMPLES := data/samples
+STEPS := ddim5 ddim10 ddim25 50
+SPACE := --setting t10/b7/pool1 --max 2000
+RESNET_SPACE := --card transformers:data/networks/resnet --setting t-/b5/pool1 --max 2000
+
+networks: $(READY)  ## Two other networks on the demo, CKA between all, samples and Frechet distances, and the report
+	$(BIN)/python pipelines/small_networks.py data/networks
+	$(BIN)/diffcache train-heads $(DEMO)
+	$(BIN)/diffcache train-heads $(RESNET)
+	$(BIN)/diffcache train-heads $(VIT)
+	$(BIN)/diffcache cka $(DEMO) --setting t10,30,90/b6,7,8,9/pool1
+	$(BIN)/diffcache cka $(RESNET) $(DEMO) --other-setting t10,90/b6,7,8,9/pool1
+	$(BIN)/diffcache cka $(VIT) $(DEMO) --setting t-/b1,2,3,4,5,6/pool1 --other-setting t10,90/b6,7,8,9/pool1
+	$(BIN)/python pipelines/noise_images.py $(SAMPLES)/noise.npz
+	for s in $(STEPS); do $(BIN)/diffcache sample fashion_mnist_32 --weights data/fashion_mnist_32.safetensors \
+	    --count 2000 --batch-size 100 --steps $$s --out $(SAMPLES)/$$s.npz || exit 1; done
+	$(BIN)/diffcache frechet $(DEMO):train $(DEMO):test $(SPACE)
+	$(BIN)/diffcache frechet $(DEMO):train $(DEMO):test $(RESNET_SPACE)
+	for s in $(STEPS) noise; do $(BIN)/diffcache frechet $(SAMPLES)/$$s.npz $(DEMO):test $(SPACE) || exit 1; \
+	    $(BIN)/diffcache frechet $(SAMPLES)/$$s.npz $(DEMO):test $(RESNET_SPACE) || exit 1; done
+	$(BIN)/diffcache report $(DEMO) $(RESNET) $(VIT)
 
 test: $(READY)  ## The tests, some minutes
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)

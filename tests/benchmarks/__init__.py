@@ -13,6 +13,7 @@ BENCHMARKS = (
     "sweep",
     "scaling",
     "memory",
+    "cka",
     "experiment",
     "decode",
     "startup",
