@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,7 @@ class TransformersKind(PluginKind):
     def build(self, card: Card) -> nn.Module:
         """See :class:`~diffcache.backbones.plugin.PluginKind`."""
         loader, config = _loader(card)
-        network: nn.Module = loader(config)
-        return network
+        return loader(config)
 
     def read(self, card: Card, weights: Path) -> nn.Module:
         """See :class:`~diffcache.backbones.plugin.PluginKind`; transformers itself maps the names of old files."""
@@ -79,8 +79,7 @@ class TransformersKind(PluginKind):
         stages = getattr(network, "stage_names", None)
         if stages is not None:
             return list(zip(stages, network(x).feature_maps, strict=True))
-        layers = _layers(network)
-        found = tapped(layers, lambda: network(x), wanted=wanted)
+        found = tapped(_layers(network), lambda: network(x), wanted=wanted)
         grid = _grid(network, x)
         return [(name, None if tokens is None else _map(tokens, grid, name)) for name, tokens in found]
 
@@ -139,12 +138,10 @@ def _grid(network: Any, x: Tensor) -> tuple[int, int]:
 
 def _map(tokens: Tensor, grid: tuple[int, int], name: str) -> Tensor:
     """(n, tokens, C) to (n, C, H, W); tokens before those of the patches, for a class and the like, are left out."""
-    height, width = grid
-    before = tokens.shape[1] - height * width if tokens.dim() == 3 else -1
+    before = tokens.shape[1] - prod(grid) if tokens.dim() == 3 else -1
     if before < 0:
         raise ConfigError(
-            f"{name}: cannot be tapped: expected (n, tokens, C) of {height} x {width} patches, got "
-            f"{tuple(tokens.shape)}"
+            f"{name}: cannot be tapped: expected (n, tokens, C) of {grid} patches, got {tuple(tokens.shape)}"
         )
     return tokens[:, before:].transpose(1, 2).unflatten(2, grid)
 

@@ -157,3 +157,23 @@ def test_other_arguments(made: Make) -> None:
     with pytest.raises(SettingError, match="blocks 1 to 3"):
         backbone.features(images(), t=None, noise=None, blocks=[4])
     assert len(card_blocks(load_card(card))) == 3
+
+
+def test_a_name_on_the_hub_is_fetched(made: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    asked = {}
+
+    def fetch(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.update(name=name, revision=revision, patterns=allow_patterns)
+        if name == "nobody/nothing":
+            raise OSError("404\nnot found")
+        return str(made("vit"))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert load_card("transformers:somebody/vit@v1").architecture["model_type"] == "vit"
+    assert (asked["name"], asked["revision"]) == ("somebody/vit", "v1")
+    assert {"*.json", "model.safetensors"} <= set(asked["patterns"])
+    with pytest.raises(MissingError, match="not fetched from the hub as nobody/nothing: 404 not found"):
+        load_card("transformers:nobody/nothing")
