@@ -81,7 +81,8 @@ networks: $(READY)  ## Two other networks on the demo, CKA between all, samples 
 	$(BIN)/diffcache frechet $(DEMO):train $(DEMO):test $(SPACE)
 	$(BIN)/diffcache frechet $(DEMO):train $(DEMO):test $(RESNET_SPACE)
 	for s in $(STEPS) noise; do $(BIN)/diffcache frechet $(SAMPLES)/$$s.npz $(DEMO):test $(SPACE) || exit 1; \
-	    $(BIN)/diffcache frechet $(SAMPLES)/$$s.npz $(DEMO):test $(RESNET_SPACE) || exit 1; done
+	    $(BIN)/python pipelines/crop_samples.py $(SAMPLES)/$$s.npz $(SAMPLES)/28/$$s.npz || exit 1; \
+	    $(BIN)/diffcache frechet $(SAMPLES)/28/$$s.npz $(DEMO):test $(RESNET_SPACE) || exit 1; done
 	$(BIN)/diffcache report $(DEMO) $(RESNET) $(VIT)
 
 test: $(READY)  ## The tests, some minutes
