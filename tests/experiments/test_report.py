@@ -323,11 +323,11 @@ def test_classification_and_generation_side_by_side(world, made):
     write_result(made, Result(name="frechet", title="distances", command="diffcache frechet A B", images="textures",
                               rows=(row, {**row, "b": "noise.npz", "distance": 250.0})))  # fmt: skip
     table = unified_table([pipeline])
-    assert table is not None and [cells[-1].text for cells in table.rows] == ["3.14", "250.00"]
+    assert table is not None and [cells[3].text for cells in table.rows] == ["3.14", "250.00"]
     best = next(r for r in read_results(made) if r.name == "heads").rows
     top1 = next(r["test_top1"] for r in best if r["best"] == "best linear")
     assert {cells[1].text for cells in table.rows} == {f"{100 * top1:.2f}"}
-    assert [cells[5].text for cells in table.rows] == ["samples.npz (20)", "noise.npz (20)"]
+    assert [cells[4].text for cells in table.rows] == ["samples.npz (20)", "noise.npz (20)"]
     call("report", world.file)
     text = (made / "report.html").read_text(encoding="utf-8")
     assert "One network, both ways" in text and "samples.npz (20)" in text

@@ -10,7 +10,7 @@ from diffcache.config import Pipeline
 from diffcache.experiments.report.tables import Cell, Table, made_table, number_cell, percent, text_cell
 from diffcache.experiments.results import read_results, results_folder
 
-COLUMNS = ("network", "best linear, %", "95 %", "on", "Frechet distance of", "and", "in the features of", "distance")
+COLUMNS = ("network", "best linear, %", "95 %", "Frechet distance", "of", "to", "in the features of")
 
 
 def unified_table(pipelines: Sequence[Pipeline]) -> Table | None:
@@ -32,11 +32,10 @@ def _rows(pipeline: Pipeline) -> Iterator[tuple[Cell, ...]]:
         yield (
             text_cell(network),
             *_accuracy(best),
-            text_cell(f"{best['head']}, {best['setting']}"),
+            number_cell(row["distance"], f"{row['distance']:.2f}"),
             text_cell(_side(row, "a")),
             text_cell(_side(row, "b")),
             text_cell(f"{row['network']}, {row['setting']}"),
-            number_cell(row["distance"], f"{row['distance']:.2f}"),
         )
 
 
