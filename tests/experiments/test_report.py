@@ -327,7 +327,7 @@ def test_classification_and_generation_side_by_side(world, made):
     best = next(r for r in read_results(made) if r.name == "heads").rows
     top1 = next(r["test_top1"] for r in best if r["best"] == "best linear")
     assert {cells[1].text for cells in table.rows} == {f"{100 * top1:.2f}"}
-    assert [cells[4].text for cells in table.rows] == ["samples.npz (20)", "noise.npz (20)"]
+    assert [cells[5].text for cells in table.rows] == ["samples.npz (20)", "noise.npz (20)"]
     call("report", world.file)
     text = (made / "report.html").read_text(encoding="utf-8")
     assert "One network, both ways" in text and "samples.npz (20)" in text
