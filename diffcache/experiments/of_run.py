@@ -13,6 +13,7 @@ from diffcache.backbones.recipe_card import recipe_card
 from diffcache.cache.exchange.importing import BACKBONE as IMPORTED
 from diffcache.config import SPLITS
 from diffcache.errors import CacheError, ConfigError, HeadError, SettingError
+from diffcache.experiments.recipes import other_features
 from diffcache.heads import Run
 from diffcache.heads.runs.run import RUN_JSON
 from diffcache.recipe import Recipe
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from diffcache.backbones import Backbone
 
 _DATA = "data"
-_FREE = frozenset({"precision", "augmentation", "dtype", "seed", "format_version"})
 """What a recipe may differ in from the opened network's: what is chosen here, and how stores are written."""
 
 
@@ -139,11 +139,10 @@ def run_backbone(run: Run, recipe: Recipe, weights: Path | None, *, device: str,
         precision=recipe.precision if precision is None else precision,
         condition=(recipe.conditioning or {}).get("class"),
     )
-    made = backbone.recipe(seed=recipe.seed, dtype=recipe.dtype)
-    differences = [one for one in recipe.differences(made) if one.name not in _FREE]
-    if differences:
+    other = other_features(recipe, backbone, free=("precision", "augmentation"))
+    if other is not None:
         raise HeadError(
             f"{run.path}: its features are not those that diffcache {__version__} computes "
-            f"({differences[0]}); use the version that the run was made with, or train the head again"
+            f"({other}); use the version that the run was made with, or train the head again"
         )
     return backbone

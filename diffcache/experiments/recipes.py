@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffcache.backbones import card_recipe, load_card, pixels_card
 from diffcache.cache import Cache
 from diffcache.config import SPLITS, BackboneConfig, Pipeline
 from diffcache.errors import DeviceError, DiffcacheError
 from diffcache.images import augmentation_named
-from diffcache.recipe import Recipe
+from diffcache.recipe import Recipe, RecipeDifference
 from diffcache.setting import Setting
+
+if TYPE_CHECKING:
+    from diffcache.backbones import Backbone
 
 PIXELS = Setting(t=None, b=1, pool=0)
 """The setting of the raw pixels: no noise, the only block, the whole map."""
@@ -111,6 +115,18 @@ def chosen_recipe(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting],
             raise
         device = resolve_device("cpu")
     return pipeline_recipe(pipeline, precision=resolve_precision(named, device))
+
+
+def other_features(recipe: Recipe, backbone: Backbone, *, free: Collection[str] = ()) -> RecipeDifference | None:
+    """The first value in which what a backbone computes is other than a recipe says; None without any.
+
+    Args:
+        recipe: of features that are there.
+        backbone: which might have made them.
+        free: names of values that may differ, beside how stores are written, which decides no feature.
+    """
+    made = backbone.recipe(seed=recipe.seed, dtype=recipe.dtype)
+    return next((one for one in recipe.differences(made) if one.name not in (*free, "format_version")), None)
 
 
 def pixels_recipe(pipeline: Pipeline) -> Recipe:

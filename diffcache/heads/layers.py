@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffcache.config import HeadConfig
+from diffcache.config.kinds import OF_BLOCKS
 
 
 class LinearHead(nn.Sequential):
@@ -56,6 +58,11 @@ class TransformerBlock(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, width)
         x = x + self.dropout(self.out(mixed))
         return x + self.dropout(self.down(F.gelu(self.up(self.norm_2(x)))))
+
+
+def block_sizes(config: HeadConfig) -> dict[str, Any]:
+    """The fields of transformer blocks, as arguments."""
+    return {name: getattr(config, name) for name in OF_BLOCKS}
 
 
 def width_not_split(config: HeadConfig) -> str | None:

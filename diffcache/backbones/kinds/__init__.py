@@ -6,6 +6,7 @@ group ``diffcache.backbones``. None is loaded before a card of it is used.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
@@ -36,7 +37,7 @@ KINDS: Mapping[str, str] = {
 """Those that come with diffcache, and what each is; a file of this folder has its name."""
 
 
-class Kind:
+class Kind(ABC):
     """A kind of backbones; a file of one has an instance, ``KIND``."""
 
     name: str
@@ -51,6 +52,7 @@ class Kind:
         """
         raise ConfigError(f"{self.name}:{place}: a {self.name} network is described by a card; name one, or its file")
 
+    @abstractmethod
     def check(self, card: Card, weights: Path | None, *, condition: str | int | None) -> None:
         """Check what a backbone is opened with, without reading weights.
 
@@ -58,8 +60,8 @@ class Kind:
             ConfigError: an argument that does not fit the card.
             MissingError: no such file of weights.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def recipe(self, card: Card, *, condition: str | int | None, **values: Any) -> Recipe:
         """The recipe of features, from arguments that were checked.
 
@@ -68,8 +70,8 @@ class Kind:
             condition: what a class-conditional network is told.
             values: ``weights`` (a hash or None), ``precision``, ``seed``, ``dtype`` and ``augmentation``.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def open(
         self,
         card: Card,
@@ -81,7 +83,6 @@ class Kind:
         compile: bool = False,
     ) -> Backbone:
         """The backbone, its weights not read; device and precision are resolved."""
-        raise NotImplementedError
 
     def blocks(self, card: Card) -> tuple[BlockInfo, ...]:
         """The blocks of a card's network, known without weights."""

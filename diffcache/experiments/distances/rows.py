@@ -19,6 +19,7 @@ from diffcache.events import Fallback, Notice, OnEvent, Progress
 from diffcache.experiments.distances.sides import ImagesSide, Side, SplitSide, StoreSide
 from diffcache.experiments.distances.space import Space
 from diffcache.experiments.opening import open_images
+from diffcache.experiments.recipes import other_features
 from diffcache.images import ImageSource
 from diffcache.images.subset import Subset
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from diffcache.backbones import Backbone
 
 _BATCH_BYTES = 16 << 20
-_FREE = frozenset({"format_version"})  # how stores are written
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,11 +198,10 @@ class Reader:
             condition=config.condition,
             compile=config.compile,
         )
-        made = backbone.recipe(seed=recipe.seed, dtype=recipe.dtype)
-        differences = [one for one in recipe.differences(made) if one.name not in _FREE]
-        if differences:
+        other = other_features(recipe, backbone)
+        if other is not None:
             raise HeadError(
-                f"frechet: the cached features are not of the network that is named ({differences[0]}); name the one "
+                f"frechet: the cached features are not of the network that is named ({other}); name the one "
                 f"that they came from, or another --cache"
             )
         return backbone

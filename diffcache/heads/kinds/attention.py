@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diffcache.config import HeadConfig
-from diffcache.heads.layers import Dropout, TransformerBlock, width_not_split
+from diffcache.heads.layers import Dropout, TransformerBlock, block_sizes, width_not_split
 
 
 class AttentionHead(nn.Module):
@@ -54,15 +54,7 @@ class AttentionHead(nn.Module):
 
 def build(config: HeadConfig, shape: tuple[int, int, int], classes: int) -> AttentionHead:
     """See :class:`~diffcache.heads.kinds.Kind`."""
-    return AttentionHead(
-        shape,
-        classes,
-        width=config.width,
-        depth=config.depth,
-        num_heads=config.num_heads,
-        mlp_ratio=config.mlp_ratio,
-        dropout=config.dropout,
-    )
+    return AttentionHead(shape, classes, **block_sizes(config))
 
 
 def why_not(config: HeadConfig, shape: tuple[int, int, int]) -> str | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffcache.config import HeadConfig
-from diffcache.heads.layers import Dropout, LinearHead, TransformerBlock, width_not_split
+from diffcache.heads.layers import Dropout, LinearHead, TransformerBlock, block_sizes, width_not_split
 
 MOST_TOKENS = 2_048
 """Positions of all maps, at most, that attention joins: it takes the square of them."""
@@ -89,15 +89,7 @@ def build(config: HeadConfig, shape: Sequence[tuple[int, int, int]], classes: in
     if config.join == "concat":
         return LinearHead((_edges(shape)[-1], 1, 1), classes)
     return FusedAttentionHead(
-        shape,
-        classes,
-        tokens=config.tokens,
-        width=config.width,
-        depth=config.depth,
-        num_heads=config.num_heads,
-        mlp_ratio=config.mlp_ratio,
-        dropout=config.dropout,
-        normalize=not config.standardize,
+        shape, classes, tokens=config.tokens, normalize=not config.standardize, **block_sizes(config)
     )
 
 

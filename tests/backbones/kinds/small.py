@@ -75,3 +75,9 @@ def unet(folder: Path) -> Path:
     )
     DDPMPipeline(network, DDPMScheduler(beta_schedule="linear")).save_pretrained(folder)
     return folder
+
+
+def change(folder: Path, file: str, **values: object) -> None:
+    """Other values in a JSON file of a folder."""
+    path = folder / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))

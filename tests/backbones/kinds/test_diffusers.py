@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import torch
 
 from diffcache import load_card, open_backbone
 from diffcache.errors import ConfigError, DiffcacheError, MissingError
+
+from .small import change
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -88,10 +89,6 @@ def test_files_side_by_side_are_read_too(copied: Make) -> None:
     open_backbone(found, device="cpu", precision="fp32").load()
 
 
-def change(file: Path, **values: object) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
-
-
 BROKEN = {
     "prediction": ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "a prediction_type of epsilon"),
     "betas": ("scheduler/scheduler_config.json", {"beta_schedule": "sigmoid"}, "a beta_schedule of linear"),
@@ -110,7 +107,7 @@ BROKEN = {
 def test_what_is_no_such_network_is_said(copied: Make, what: str) -> None:
     file, values, message = BROKEN[what]
     folder = copied("unet")
-    change(folder / file, **values)
+    change(folder, file, **values)
     with pytest.raises(DiffcacheError, match=message) as said:
         backbone = open_backbone(f"diffusers:{folder}", device="cpu")
         assert backbone.blocks

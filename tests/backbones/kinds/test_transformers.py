@@ -17,6 +17,8 @@ from diffcache.backbones import parameter_count, pass_flops
 from diffcache.backbones.blocks import card_blocks
 from diffcache.errors import ConfigError, DiffcacheError, MissingError, SettingError
 
+from .small import change
+
 transformers = pytest.importorskip("transformers")
 
 Make = Callable[[str], Path]
@@ -101,11 +103,6 @@ def test_images_are_prepared_as_by_the_packages_own_processor(copied: Make, side
     wanted = own(Image.fromarray(pixels), return_tensors="np")["pixel_values"][0]
     x = normalized(torch.from_numpy(found).float() / 255 * 2 - 1)
     np.testing.assert_allclose(x.numpy(), wanted, atol=1e-5)
-
-
-def change(folder: Path, file: str, **values: object) -> None:
-    path = folder / file
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 BROKEN = {
