@@ -83,6 +83,10 @@ class DeviceError(DiffcacheError, RuntimeError):
     """The device that was asked for is not there, or ran out of memory."""
 
 
+class ClusterError(DiffcacheError, RuntimeError):
+    """A cluster that does not answer, or whose workers cannot take part."""
+
+
 class HeadError(DiffcacheError, ValueError):
     """A head that does not fit the features, or labels that it cannot be trained on."""
 

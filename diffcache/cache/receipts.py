@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -83,7 +83,7 @@ class Receipt:
 
     def path(self, root: Path) -> Path:
         """Its file in the store at ``root``."""
-        return root / FOLDER / segment_name(self.rows.segment) / self.name
+        return receipt_path(root, self.rows, self.settings)
 
     def without(self, settings: frozenset[Setting]) -> Receipt | None:
         """The receipt of the other settings; None where there are none."""
@@ -99,6 +99,12 @@ class Receipt:
             CacheError: it is damaged, or of a format that this version does not know.
         """
         return _receipt(sealed.unseal(data, where), where)
+
+
+def receipt_path(root: Path, rows: RowRange, settings: Iterable[Setting]) -> Path:
+    """The file of the receipt of some settings of one pass, in the store at ``root``, whether or not it is there."""
+    settings = tuple(settings)
+    return root / FOLDER / segment_name(rows.segment) / f"{rows.start:09d}.{_key(settings[0].pass_, settings)}.json"
 
 
 _FIELDS = (

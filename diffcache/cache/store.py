@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache, cached_property, partial
@@ -352,18 +352,37 @@ class Store:
 
         self.require_writable()
         what = f"{self.images}/{self.split} {self.fingerprint[:16]}"
-        with hold(self.path / LOCK, what=what, on_event=on_event, wait=wait):
+        with hold(self.path / LOCK, what=what, on_event=on_event, wait=wait) as token:
             refuse_links(self.path)
             self.refresh()
-            writer = Writer(self, on_event)
+            writer = Writer(self, on_event, token=token)
             writer.tidy()
             yield writer
 
     def begin(self, rows: RowRange, settings: Iterable[Setting]) -> Part:
-        """A part to write; for a helper of the process that holds the lock. Others call it on a writer."""
+        """A part to write, for the holder of the lock; helpers in other processes take it of :meth:`for_helper`."""
         from diffcache.cache.part import Part
 
         return Part(self, rows, settings)
+
+    def for_helper(self, *, receipts: Iterable[Receipt], marks: Mapping[int, str]) -> Store:
+        """This store as one task of a helper sees it: a process that writes for another which holds the lock.
+
+        Neither receipts nor marks are read, however many there are: the one who sent the task knows them.
+
+        Args:
+            receipts: of the range that the task is of; one is enough, as all have seen the same images.
+            marks: of the rows of that range, by row of the store.
+        """
+        other = Store(self.path, self.header)
+        for name in ("segments", "settings_by_segment", "_arrays", "samples_reader"):
+            other.__dict__[name] = getattr(self, name)
+        other.__dict__["marks"] = dict(marks)
+        ledger = Ledger(self.segments, step=self.range_rows, fingerprint=self.fingerprint)
+        for receipt in receipts:
+            ledger.add(receipt)
+        other.__dict__["ledger"] = ledger
+        return other
 
 
 def _read_samples(root: Path, header: Header, segments: Iterable[Segment]) -> Samples:

@@ -26,6 +26,7 @@ from diffcache.cache.files.extents import Extents, RawFiles
 from diffcache.cache.formats.protocol import ArraySpec, Format, get_format
 from diffcache.cache.formats.skeleton import skeleton
 from diffcache.cache.layout import TMP, RowRange, array_name, segment_name, segment_number
+from diffcache.cache.marking import mark_rows
 from diffcache.cache.orphans import array_entries, is_spoken_of, unlisted_arrays
 from diffcache.cache.part import Part, revoke
 from diffcache.cache.receipts import Receipt
@@ -43,10 +44,15 @@ _REPAIR = "repair the store with `diffcache verify --repair`"
 
 
 class Writer:
-    """Adds arrays, segments, rows and marks to a store; made by ``store.writing()``."""
+    """Adds arrays, segments, rows and marks to a store; made by ``store.writing()``.
 
-    def __init__(self, store: Store, on_event: OnEvent = ignore) -> None:
-        self.store = store
+    Attributes:
+        store: the store.
+        token: of the store's lock while it is held; helpers in other processes look whether it still is.
+    """
+
+    def __init__(self, store: Store, on_event: OnEvent = ignore, *, token: str = "") -> None:
+        self.store, self.token = store, token
         self._on_event = on_event
         self._root = store.path
         self._tmp = store.path / TMP
@@ -186,31 +192,25 @@ class Writer:
             reasons: row, counted over the store, to one line for people; what UTF-8 cannot hold of it, as of names
                 of files in another encoding, is escaped.
         """
-        reasons = {row: text.encode("utf-8", "backslashreplace").decode() for row, text in reasons.items()}
-        by_segment: dict[int, Segment] = {}
-        for row in reasons:
-            segment = self.store.segment_of(row)
-            by_segment[segment.number] = segment
-        marks = {**self.store.marks, **reasons}
-        for number, segment in sorted(by_segment.items()):
-            own = {row - segment.first_row: text for row, text in marks.items() if row in segment.store_rows}
-            write_whole(catalog.marks_path(self._root, number), catalog.seal_marks(own, segment=number), tmp=self._tmp)
-            self.store.marks.update({row: text for row, text in reasons.items() if row in segment.store_rows})
-            with RawFiles(self._root) as files:  # may be lost in a crash; the next writer sets it by the file
-                for row in sorted(reasons):
-                    if row in segment.store_rows:
-                        files.write(segment.marked, row - segment.first_row, np.ones(1, np.uint8))
+        mark_rows(self.store, reasons)
 
     def begin(self, rows: RowRange, settings: Iterable[Setting]) -> Part:
         """A part to write; see :class:`Part`. What it overwrites is no longer committed."""
         return Part(self.store, rows, settings)
 
     def accept(self, receipt: Receipt) -> None:
-        """Count in what a helper in another process has committed; :meth:`Store.begin` is its way to write.
+        """Count in what a helper in another process has committed; see :meth:`Store.for_helper`.
 
         Raises:
-            CacheError: the receipt is of another store.
+            CacheError: the receipt is of another store, or its images are others than the receipts before it have seen.
         """
+        other = next((one for one in self.store.ledger.at(receipt.rows) if one.content != receipt.content), None)
+        if other is not None:
+            revoke(self.store, receipt, frozenset(receipt.settings))
+            raise CacheError(
+                f"{self._root}: {receipt.rows}: images changed while they were extracted: those of {receipt.pass_} are "
+                f"not those of {other.pass_}; put the old images back, or use another name for the image set"
+            )
         self.store.ledger.add(receipt)
 
     # --- after a crash ------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffcache.cache.display.text import printable
 from diffcache.cli.options import typed_command
@@ -12,20 +12,32 @@ from diffcache.cli.preparing import chosen_heads, features_for, named_settings
 from diffcache.cli.progress import clock, shown
 from diffcache.config import ALL_PRESETS, load_pipeline
 
+if TYPE_CHECKING:
+    from diffcache.compute.cluster import ClusterAddress
+
 _NUMBERS = ("images", "settings", "passes", "time")
 
 _PART_OF_GRID = {"extract.t", "extract.b", "extract.pool", ALL_PRESETS}
 """What a command replaces that trains some heads of a pipeline's, or others on other settings."""
 
 
-def run_extract(file: str, overrides: Mapping[str, Any], *, settings: Sequence[str] | None) -> None:
+def run_extract(
+    file: str,
+    overrides: Mapping[str, Any],
+    *,
+    settings: Sequence[str] | None,
+    dask: ClusterAddress | None = None,
+    mixed: bool = False,
+) -> None:
     """``diffcache extract``."""
     pipeline = load_pipeline(file, overrides)
     wanted = named_settings(settings)
     with shown() as on_event:
         from diffcache.experiments import extract_pipeline
+        from diffcache.experiments.clusters import ClusterChoice
 
-        done = extract_pipeline(pipeline, settings=wanted, on_event=on_event)
+        cluster = None if dask is None else ClusterChoice(address=dask, mixed=mixed)
+        done = extract_pipeline(pipeline, settings=wanted, cluster=cluster, on_event=on_event)
     table = plain_table("store", "backbone", "images", "settings", "passes", "time", "folder", right=_NUMBERS)
     for part in done:
         store = part.store

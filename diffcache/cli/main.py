@@ -16,6 +16,7 @@ from diffcache.cli.options import (
     Words,
     backbone_options,
     cka_options,
+    cluster_options,
     extract_options,
     grid_options,
     head_options,
@@ -74,11 +75,16 @@ def main() -> None:
 @grid_options
 @extract_options
 @backbone_options
-def extract(pipeline: str, **options: Any) -> None:
-    """Stage one: write the features that PIPELINE names; what is cached is not computed again."""
+@cluster_options
+def extract(pipeline: str, dask: Any, mixed_workers: bool, **options: Any) -> None:
+    """Stage one: write the features that PIPELINE names; what is cached is not computed again.
+
+    With --dask the network runs on the workers of a Dask cluster, one for each GPU; they write into the cache, which
+    all of them must have at its path, and so must the images and the weights be.
+    """
     from diffcache.cli.commands import run_extract
 
-    run_extract(pipeline, overrides(options), settings=options["setting"])
+    run_extract(pipeline, overrides(options), settings=options["setting"], dask=dask, mixed=mixed_workers)
 
 
 @main.command(short_help="What `extract` would do, and what that takes.")

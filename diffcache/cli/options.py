@@ -169,6 +169,25 @@ extract_options = _all(
     click.option("--on-changed", type=click.Choice(["error", "mark"]), help="Images removed or changed since."),
 )
 
+
+def _chosen_cluster(ctx: click.Context, _: click.Parameter, value: str | None) -> Any:
+    if value is None:
+        return None
+    from diffcache.compute.cluster import ClusterAddress  # no other command imports it
+
+    return ClusterAddress.parse(value)
+
+
+cluster_options = _all(
+    click.option(
+        "--dask",
+        metavar="CLUSTER",
+        callback=_chosen_cluster,
+        help="Run the network on a Dask cluster: local, local:N, tcp://host:8786, or a scheduler file (.json).",
+    ),
+    click.option("--mixed-workers", is_flag=True, help="Let workers of different kinds write one store."),
+)
+
 backbone_options = _all(
     click.option("--card", type=CardName(), help="Card of the backbone, path of a card file, or KIND:PLACE."),
     click.option("--weights", type=click.Path(path_type=Path), help="File of the backbone's weights."),

@@ -9,7 +9,7 @@ from diffcache.backbones import Card, load_card
 from diffcache.config import SPLITS, Pipeline
 from diffcache.errors import ConfigError, ImageError, MissingError
 from diffcache.events import Notice, OnEvent, ignore
-from diffcache.experiments.recipes import weights_file
+from diffcache.experiments.recipes import weights_file, weights_here
 from diffcache.images import ImageSource, open_set, open_split
 
 if TYPE_CHECKING:
@@ -51,6 +51,25 @@ def _open_splits(pipeline: Pipeline) -> dict[str, ImageSource]:
     return sources
 
 
+def described_backbone(pipeline: Pipeline, card: Card, *, precision: str, weights: bool = True) -> Backbone:
+    """A network of a pipeline that gives shapes and recipes alone: others run it, on devices that are not here.
+
+    Args:
+        pipeline: names the weights.
+        card: the backbone's own, or that of the raw pixels.
+        precision: resolved.
+        weights: whether the file of weights must be here, to be hashed.
+    """
+    from diffcache.backbones import PixelsBackbone, open_backbone
+    from diffcache.compute import resolve_device
+
+    if not card.has_network:
+        return PixelsBackbone(load_card(pipeline.backbone.card), device=resolve_device("cpu"))
+    config = pipeline.backbone
+    file = weights_file(config) if weights else weights_here(config)
+    return open_backbone(card, file, device="meta", precision=precision, condition=config.condition)
+
+
 def pipeline_backbone(pipeline: Pipeline, card: Card, *, precision: str, weights: bool = True) -> Backbone:
     """A network of a pipeline, opened; its weights are not read.
 
@@ -68,9 +87,7 @@ def pipeline_backbone(pipeline: Pipeline, card: Card, *, precision: str, weights
         return PixelsBackbone(load_card(pipeline.backbone.card), device=resolve_device("cpu"))
     config = pipeline.backbone
     require_values(resolve_device(config.device))
-    file = weights_file(config)
-    if not weights and file is not None and not file.is_file():
-        file = None
+    file = weights_file(config) if weights else weights_here(config)
     return open_backbone(
         card,
         file,

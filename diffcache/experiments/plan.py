@@ -18,7 +18,7 @@ from diffcache.errors import CacheError, DiskFullError
 from diffcache.events import OnEvent, ignore
 from diffcache.experiments.imported import require_network
 from diffcache.experiments.needs import Need, network_needs, pipeline_settings, pixel_needs
-from diffcache.experiments.opening import open_images, pipeline_backbone
+from diffcache.experiments.opening import described_backbone, open_images, pipeline_backbone
 from diffcache.experiments.recipes import chosen_recipe
 from diffcache.extraction.survey import Survey, survey
 from diffcache.images import ImageSource
@@ -223,6 +223,7 @@ def plan_pipeline(
     settings: Sequence[Setting] | None = None,
     sources: Mapping[str, ImageSource] | None = None,
     calibrate: bool = False,
+    elsewhere: bool = False,
     on_event: OnEvent = ignore,
 ) -> Plan:
     """Look at what the cache has of a pipeline, and count what the rest would take. Nothing is written.
@@ -232,6 +233,7 @@ def plan_pipeline(
         settings: these, with all their draws, instead of the pipeline's grid and of what its heads name.
         sources: its images, where they were opened already.
         calibrate: whether to try the network on some images, for an estimate of the time.
+        elsewhere: whether the network will run on other machines, so that the pipeline's device need not be here.
         on_event: hears of progress where many images are read again.
 
     Raises:
@@ -252,7 +254,7 @@ def plan_pipeline(
     plan = Plan(cache=cache.root, jobs=jobs, free_bytes=_free(cache.root))
     if plan.idle:
         return plan
-    plan = replace(plan, costs=tuple(_cost(pipeline, job) for job in jobs))
+    plan = replace(plan, costs=tuple(_cost(pipeline, job, elsewhere=elsewhere) for job in jobs))
     if calibrate and plan.passes:
         plan = replace(plan, calibration=_calibrate(pipeline, plan))
     return plan
@@ -296,7 +298,7 @@ def _job(pipeline: Pipeline, cache: Cache, need: Need, source: ImageSource, on_e
     )
 
 
-def _cost(pipeline: Pipeline, job: Job) -> Cost:
+def _cost(pipeline: Pipeline, job: Job, *, elsewhere: bool) -> Cost:
     from diffcache.backbones import check_setting, pass_flops, working_memory
     from diffcache.backbones.blocks import card_blocks
 
@@ -304,7 +306,7 @@ def _cost(pipeline: Pipeline, job: Job) -> Cost:
     for setting in job.settings:
         check_setting(setting, job.card, blocks)
     last = job.last_blocks
-    size = _group_size(pipeline, job, max(last.values(), default=1))
+    size = _group_size(pipeline, job, max(last.values(), default=1), elsewhere=elsewhere)
     new: dict[Setting | None, int] = {}
     for setting in job.lacking:
         shape = blocks[setting.b - 1].pooled_shape(setting.pool)
@@ -342,7 +344,7 @@ def _new_rows(job: Job, setting: Setting) -> list[int]:
     return [*rows, job.added] if job.added else rows
 
 
-def _group_size(pipeline: Pipeline, job: Job, last_block: int) -> int:
+def _group_size(pipeline: Pipeline, job: Job, last_block: int, *, elsewhere: bool) -> int:
     if job.store is not None:
         return job.store.group_size
     asked = pipeline.extract.batch_size
@@ -351,7 +353,8 @@ def _group_size(pipeline: Pipeline, job: Job, last_block: int) -> int:
 
     from diffcache.extraction.group_size import expected_group_size
 
-    backbone = pipeline_backbone(pipeline, job.card, precision=job.recipe.precision, weights=False)
+    open_ = described_backbone if elsewhere else pipeline_backbone
+    backbone = open_(pipeline, job.card, precision=job.recipe.precision, weights=False)
     return expected_group_size(backbone, last_block=last_block)
 
 

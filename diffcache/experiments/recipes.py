@@ -101,10 +101,8 @@ def chosen_recipe(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting],
     named = pipeline.backbone.precision
     if named != "auto":
         return pipeline_recipe(pipeline, precision=named)
-    recipes = [pipeline_recipe(pipeline, precision=precision) for precision in possible_precisions(pipeline)]
-    complete = [recipe for recipe in recipes if holds(cache, pipeline.images.name, recipe, settings)]
-    if len(complete) == 1:
-        return complete[0]
+    if (complete := complete_recipe(pipeline, cache, settings)) is not None:
+        return complete
 
     from diffcache.compute import resolve_device, resolve_precision
 
@@ -115,6 +113,19 @@ def chosen_recipe(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting],
             raise
         device = resolve_device("cpu")
     return pipeline_recipe(pipeline, precision=resolve_precision(named, device))
+
+
+def complete_recipe(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting]) -> Recipe | None:
+    """The recipe of the only precision, of those that a pipeline's features may have, in which the cache has them all.
+
+    Args:
+        pipeline: names the backbone.
+        cache: the cache.
+        settings: all that is asked for, draws included.
+    """
+    recipes = [pipeline_recipe(pipeline, precision=precision) for precision in possible_precisions(pipeline)]
+    complete = [recipe for recipe in recipes if holds(cache, pipeline.images.name, recipe, settings)]
+    return complete[0] if len(complete) == 1 else None
 
 
 def other_features(recipe: Recipe, backbone: Backbone, *, free: Collection[str] = ()) -> RecipeDifference | None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from diffcache.backbones import Card, load_card
 from diffcache.backbones.recipes import check_arguments
 from diffcache.cache import open_cache
 from diffcache.cache.layout import sized
+from diffcache.compute.cluster import Cluster, open_cluster
 from diffcache.config import Pipeline
 from diffcache.events import Notice, OnEvent, ignore
+from diffcache.experiments.clusters import ClusterChoice, cluster_precision, on_workers, precision_is_known
 from diffcache.experiments.imported import require_network
 from diffcache.experiments.opening import pipeline_backbone
 from diffcache.experiments.plan import Plan, plan_pipeline
@@ -23,6 +26,7 @@ from diffcache.setting import Setting
 
 if TYPE_CHECKING:
     from diffcache.backbones import Backbone
+    from diffcache.extraction.runner import Runner
 
 
 def extract_pipeline(
@@ -30,6 +34,7 @@ def extract_pipeline(
     *,
     settings: Sequence[Setting] | None = None,
     sources: Mapping[str, ImageSource] | None = None,
+    cluster: ClusterChoice | None = None,
     on_event: OnEvent = ignore,
 ) -> list[Extracted]:
     """Bring the cache to hold all that a pipeline names.
@@ -40,6 +45,7 @@ def extract_pipeline(
         pipeline: what to extract, and where to.
         settings: these, with all their draws, instead of the pipeline's grid and of what its heads name.
         sources: its images, where they were opened already.
+        cluster: whose workers run the network; this process where it isn't given.
         on_event: hears of progress.
 
     Returns:
@@ -52,19 +58,46 @@ def extract_pipeline(
     require_network(pipeline)
     card = load_card(pipeline.backbone.card)
     check_arguments(card, weights_file(pipeline.backbone), condition=pipeline.backbone.condition)
-    plan = plan_pipeline(pipeline, settings=settings, sources=sources, on_event=on_event)
+    with ExitStack() as stack:
+        opened = None
+        if cluster is not None and not precision_is_known(pipeline, settings):
+            opened = stack.enter_context(open_cluster(cluster.address, on_event=on_event))
+            pipeline = cluster_precision(pipeline, opened, on_event=on_event)
+        plan = plan_pipeline(
+            pipeline, settings=settings, sources=sources, elsewhere=cluster is not None, on_event=on_event
+        )
+        if not plan.idle:
+            plan.require_room()
+            on_event(Notice(_said(plan)))
+            open_cache(pipeline.cache, create=True)
+            if cluster is not None and opened is None:
+                opened = stack.enter_context(open_cluster(cluster.address, on_event=on_event))
+        mixed = cluster is not None and cluster.mixed
+        return _carry_out(pipeline, plan, cluster=opened, mixed=mixed, on_event=on_event)
+
+
+def _carry_out(
+    pipeline: Pipeline, plan: Plan, *, cluster: Cluster | None, mixed: bool, on_event: OnEvent
+) -> list[Extracted]:
     done: list[Extracted] = []
-    if not plan.idle:
-        plan.require_room()
-        on_event(Notice(_said(plan)))
-        open_cache(pipeline.cache, create=True)
     for number, job in enumerate(plan.jobs, start=1):
         if job.idle and job.store is not None and job.found is not None:
             done.append(all_cached(job.store, job.found, on_event=on_event))
             continue
         try:
+            backbone, runner = None, None
+            if cluster is not None:
+                backbone, runner = on_workers(pipeline, job, cluster, mixed=mixed, on_event=on_event)
             part = extract_into(
-                pipeline, job.card, job.recipe, job.settings, source=job.source, split=job.split, on_event=on_event
+                pipeline,
+                job.card,
+                job.recipe,
+                job.settings,
+                source=job.source,
+                split=job.split,
+                backbone=backbone,
+                runner=runner,
+                on_event=on_event,
             )
         except Interrupted as stopped:
             raise stopped.before(sum(sum(other.passes.values()) for other in plan.jobs[number:])) from None
@@ -82,6 +115,7 @@ def extract_into(
     split: str,
     derive: bool | None = None,
     backbone: Backbone | None = None,
+    runner: Runner | None = None,
     on_event: OnEvent = ignore,
 ) -> Extracted:
     """Bring one store of a pipeline to hold some settings; arguments of the extraction are the pipeline's.
@@ -95,6 +129,7 @@ def extract_into(
         split: of the image set.
         derive: in place of the pipeline's.
         backbone: the pipeline's in that precision, where it is open already.
+        runner: where the network runs, if not in this process.
         on_event: hears of progress.
     """
     from diffcache.extraction.run import extract
@@ -117,6 +152,7 @@ def extract_into(
         on_overflow=config.on_overflow,
         on_unreadable=config.on_unreadable,
         on_changed=config.on_changed,
+        runner=runner,
         on_event=on_event,
     )
 

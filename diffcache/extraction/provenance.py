@@ -20,18 +20,29 @@ _DECIDES_BITS = (
 """While these are the same, so is every bit."""
 
 
-def provenance(backbone: Backbone, *, group_size: int) -> dict[str, Plain]:
-    """What can only move a feature's last bits, and the command that was given."""
+def provenance(backbone: Backbone, *, group_size: int, command: str | None = None) -> dict[str, Plain]:
+    """What can only move a feature's last bits, and the command that was given.
+
+    Args:
+        backbone: the network.
+        group_size: images that pass together.
+        command: what was typed; by default this process's own command.
+    """
     return {
         "diffcache": __version__,
         "numpy": np.__version__,
         "pillow": PIL.__version__,
         "group_size": group_size,
-        "command": command_line(),
+        "command": command_line() if command is None else command,
         **device_facts(backbone.device),
         **({"compiled": True} if backbone.compiled else {}),
         **({"libraries": dict(backbone.libraries)} if backbone.libraries else {}),
     }
+
+
+def bits(made: Mapping[str, Plain]) -> dict[str, Plain]:
+    """What of a provenance decides bits."""
+    return {key: made[key] for key in _DECIDES_BITS if key in made}
 
 
 def same_bits(one: Mapping[str, Plain], other: Mapping[str, Plain]) -> bool:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import platform
+import secrets
 import shlex
 import sys
 import threading
@@ -46,8 +47,11 @@ if hasattr(os, "register_at_fork"):
 @contextmanager
 def hold(
     path: Path, *, what: str, on_event: OnEvent = ignore, wait: bool = True, restore: bool = False
-) -> Iterator[None]:
+) -> Iterator[str]:
     """Hold the lock file at ``path``, waiting for another holder and saying once for whom.
+
+    What is given is a token that nobody else has; :func:`token_at` reads it, so that helpers in other processes can
+    tell whether the one who sent them still holds the lock.
 
     Args:
         path: the lock file; made if it isn't there.
@@ -73,6 +77,7 @@ def hold(
         "thread": threading.get_ident(),
         "host": platform.node(),
         "command": command_line()[:200],
+        "token": secrets.token_hex(8),
     }
     said = False
     while True:
@@ -111,7 +116,8 @@ def hold(
             os.ftruncate(fd, 0)
             with suppress(OSError):  # a full disk: others wait all the same, and do not learn for whom
                 os.pwrite(fd, json.dumps(me).encode(), 0)
-            yield
+                os.fsync(fd)  # so that other machines read it
+            yield str(me["token"])
             if os.getpid() == me["pid"]:  # after an error the text stays, as after a kill: see left_unfinished
                 os.ftruncate(fd, 0)
                 with suppress(OSError):
@@ -124,6 +130,19 @@ def hold(
                         _held.discard(mine)
                     _open.discard(fd)
                     os.close(fd)  # releases the lock
+
+
+def token_at(path: Path) -> str | None:
+    """The token of whoever holds a lock, or held it when they were killed; None without one."""
+    try:
+        fd = open_plain(path)
+    except OSError:
+        return None
+    try:
+        token = _holder(fd).get("token")
+    finally:
+        os.close(fd)
+    return token if isinstance(token, str) else None
 
 
 def left_unfinished(path: Path) -> bool:

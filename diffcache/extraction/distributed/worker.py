@@ -1,0 +1,207 @@
+"""What a worker does: look whether it can take part, and compute one range of one pass."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from diffcache.backbones import Backbone
+from diffcache.cache import Store
+from diffcache.cache.files.disk import make_folder, read_small
+from diffcache.cache.files.lock import hold, token_at
+from diffcache.cache.files.sealed import MAX_BYTES
+from diffcache.cache.layout import TMP
+from diffcache.cache.marking import mark_rows
+from diffcache.cache.receipts import Receipt, receipt_path
+from diffcache.cache.store import LOCK
+from diffcache.errors import CacheError, ClusterError, DiffcacheError
+from diffcache.extraction.distributed.job import Done, Job, Look, Opener, Seen, Task, UnsuitedError, network_fingerprint
+from diffcache.extraction.forward import Forward
+from diffcache.extraction.group_size import choose_group_size
+from diffcache.extraction.matching import Matching, match
+from diffcache.extraction.provenance import bits, provenance
+from diffcache.extraction.run import allow_open_files
+from diffcache.images import ImageSource
+from diffcache.setting import Pass
+
+_VISIBLE_SECONDS = 5.0  # in which a file that another machine made must be seen
+_STORES = 4
+_NETWORKS = 2
+
+_guard = threading.RLock()
+_networks: OrderedDict[str, Backbone] = OrderedDict()
+_sources: OrderedDict[str, ImageSource] = OrderedDict()
+_opened: OrderedDict[str, _Opened] = OrderedDict()
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """What all tasks of a job share in this process."""
+
+    backbone: Backbone
+    store: Store
+    source: ImageSource
+    matching: Matching
+
+
+def look(ask: Look) -> Seen:
+    """Open the images and load the network, as a task would.
+
+    Raises:
+        DiffcacheError: something is not here, or other than where the question comes from.
+    """
+    patience = time.monotonic() + _VISIBLE_SECONDS
+    while not ask.probe.exists():
+        if time.monotonic() > patience:
+            raise ClusterError(
+                f"{ask.probe.parent}: this folder is not here, or not the same as where the command runs; workers "
+                f"write into the cache themselves, so it must be on a disk that all of them have at this path"
+            )
+        time.sleep(0.1)
+    backbone = _network(ask.opener, ask.fingerprint)
+    _source(ask.opener, ask.session)
+    device = f"{backbone.card.name} on {backbone.device} in {backbone.precision}"
+    return Seen(bits=_bits(backbone), device=device, fallbacks=tuple(backbone.fallbacks))
+
+
+def largest_group(ask: Look, asked: int | str, blocks: Collection[int], pass_: Pass) -> int:
+    """The group size that suits this worker; see :func:`diffcache.extraction.group_size.choose_group_size`."""
+    size, _ = choose_group_size(asked, _network(ask.opener, ask.fingerprint), blocks=blocks, pass_=pass_)
+    return size
+
+
+def run_task(job: Job, task: Task) -> Done:
+    """Compute and commit a range of a pass, unless that is done; the receipt, in either case.
+
+    Raises:
+        UnsuitedError: this worker cannot take part.
+        DiffcacheError: as of an extraction in one process.
+    """
+    opened = _open(job)
+    receipts = [] if task.before is None else [task.before]
+    store = opened.store.for_helper(receipts=receipts, marks=task.marks)
+    path = receipt_path(store.path, task.rows, task.settings)
+    tmp = store.path / TMP
+    make_folder(tmp)
+    lock = tmp / f"{path.name}.lock"
+    # The scheduler may take a worker for dead that is alive, and send its task to another one.
+    with hold(lock, what=f"{task.rows} of {task.pass_}"):
+        try:
+            _require_token(job)
+            if (receipt := _committed(store, path)) is not None:
+                return Done(receipt=receipt, marks=task.marks, twin=True)
+            return _compute(job, task, opened, store)
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _compute(job: Job, task: Task, opened: _Opened, store: Store) -> Done:
+    def mark(reasons: Mapping[int, str]) -> None:
+        _require_token(job)
+        mark_rows(store, reasons)
+
+    made = job.how.inputs(store, opened.source, opened.matching, opened.backbone)
+    forward = Forward(
+        opened.backbone,
+        store,
+        mark=mark,
+        fallbacks=job.fallbacks,
+        saturate=job.how.saturate,
+        command=job.command,
+        may_commit=lambda: _require_token(job),
+    )
+    forward.run([task.work], made)
+    rows = range(task.first_row, task.first_row + task.rows.rows)
+    marks = {row: why for row, why in store.marks.items() if row in rows}
+    return Done(receipt=forward.committed[0], marks=marks, marked=forward.marked, saturated=forward.saturated)
+
+
+def _committed(store: Store, path: object) -> Receipt | None:
+    """The receipt that a twin of this task has written; None where there is none that can be used."""
+    try:
+        receipt = Receipt.unseal(read_small(str(path), limit=MAX_BYTES), str(path))
+        store.ledger.add(receipt)
+    except (CacheError, OSError):
+        return None
+    return receipt
+
+
+def _require_token(job: Job) -> None:
+    """Stop where somebody else has taken the store over: what this task is part of is no more."""
+    if token_at(job.store / LOCK) != job.token:
+        raise UnsuitedError(
+            _address(),
+            f"{job.store}: expected the store while the command that sent this task holds it, found it given up, held "
+            f"by another command, or another folder here than where the command runs",
+        )
+
+
+def _open(job: Job) -> _Opened:
+    """Network, store and images of a job; opened when the first of its tasks comes."""
+    with _guard:
+        if job.key in _opened:
+            _opened.move_to_end(job.key)
+            return _opened[job.key]
+        try:
+            backbone = _network(job.opener, job.fingerprint)
+            if job.bits is not None and (here := _bits(backbone)) != job.bits:
+                differs = [key for key in sorted({*here, *job.bits}) if here.get(key) != job.bits.get(key)]
+                pairs = ", ".join(f"{key} {here.get(key)!r} and not {job.bits.get(key)!r}" for key in differs)
+                raise ClusterError(f"not of the kind of the other workers: {pairs}; --mixed-workers lets it take part")
+            store = Store.open(job.store)
+            source = _source(job.opener, job.session)
+            opened = _Opened(backbone, store, source, match(store, source))
+        except DiffcacheError as error:
+            raise UnsuitedError(_address(), str(error)) from None
+        allow_open_files()
+        _opened[job.key] = opened
+        while len(_opened) > _STORES:
+            _opened.popitem(last=False)
+        return opened
+
+
+def _network(opener: Opener, fingerprint: str) -> Backbone:
+    """The loaded network of that fingerprint; one that another job loaded serves this one too."""
+    with _guard:
+        if fingerprint not in _networks:
+            backbone = opener.backbone()
+            if (here := network_fingerprint(backbone)) != fingerprint:
+                raise ClusterError(
+                    f"{backbone.card.name}: expected the network of fingerprint {fingerprint[:16]}, as where the "
+                    f"command runs, found {here[:16]}: other weights, another card or other versions"
+                )
+            backbone.load()
+            while len(_networks) >= _NETWORKS:
+                _networks.popitem(last=False)
+            _networks[fingerprint] = backbone
+        _networks.move_to_end(fingerprint)
+        return _networks[fingerprint]
+
+
+def _source(opener: Opener, session: str) -> ImageSource:
+    """The images, listed once a session: another command may find others in their place."""
+    with _guard:
+        if session not in _sources:
+            _sources[session] = opener.source()
+            while len(_sources) > _STORES:
+                _sources.popitem(last=False)
+        return _sources[session]
+
+
+def _bits(backbone: Backbone) -> dict[str, object]:
+    made = bits(provenance(backbone, group_size=0))
+    made.pop("group_size")
+    return made
+
+
+def _address() -> str:
+    """Of this worker."""
+    from distributed import get_worker
+
+    try:
+        return str(get_worker().address)
+    except ValueError:  # in no worker
+        return "this process"
