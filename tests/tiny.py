@@ -95,7 +95,11 @@ class Tiny:
 
     def backbone(self, **options: str) -> Backbone:
         """The network, opened."""
-        return open_backbone(self.card, self.weights, **{"device": "cpu", "precision": "fp32", **options})
+        return self.backbone_at(self.weights, **options)
+
+    def backbone_at(self, weights: Path, **options: str) -> Backbone:
+        """The network with another file of weights."""
+        return open_backbone(self.card, weights, **{"device": "cpu", "precision": "fp32", **options})
 
 
 def make(folder: Path, *, train: int = 14, test: int = 6, seed: int = 0) -> Tiny:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,8 @@ def on_each(cluster: Cluster, workers: Sequence[str], function: Callable[..., An
 def _outcome(future: Any) -> Any:
     try:
         return future.result()
+    except CancelledError:  # by a scheduler that ends
+        raise
     except DiffcacheError as error:
         return error
     except Exception as error:  # no diffcache there, another one, or a worker that died

@@ -1,0 +1,403 @@
+"""Extractions on the workers of a real cluster leave what one process leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from diffcache.cache import Samples, Store, open_cache
+from diffcache.cache.checking.verify import verify_store
+from diffcache.cache.marking import mark_rows
+from diffcache.compute import cluster as clusters
+from diffcache.compute.cluster import ClusterAddress, open_cluster
+from diffcache.errors import CacheError, ClusterError, ImageError
+from diffcache.events import Notice, Progress
+from diffcache.extraction.distributed import Workers, dispatch
+from diffcache.extraction.distributed.job import Job, UnsuitedError, network_fingerprint, tasks_of
+from diffcache.extraction.distributed.worker import run_task
+from diffcache.extraction.runner import How
+from diffcache.extraction.work import work_left
+from diffcache.setting import grid
+from tests import tiny
+from tests.command import run as run_command
+from tests.extraction.distributed.slow import Opener, groups
+from tests.extraction.runs import contents, run, source_of
+
+ROOT = Path(__file__).resolve().parents[3]
+
+SETTINGS = grid(t=[5, 100], b=[2, 4], pool=[0, 1, 4], draws=2)
+OPTIONS = {"settings": SETTINGS, "augmentation": "crop_flip"}
+
+
+def on_cluster(cluster, world, cache, opener=None, *, mixed=False, on_event=lambda event: None, **options):
+    """An extraction on a cluster; the workers join first."""
+    root = world.folder / cache
+    root.mkdir(exist_ok=True)
+    workers = Workers(cluster, opener or Opener(world), root=root, mixed=mixed)
+    workers.join(world.backbone(), on_event)
+    return run(world, cache, runner=workers, on_event=on_event, **{**OPTIONS, **options})
+
+
+def without_times(store: Store) -> list[dict]:
+    """All that receipts say but for when and by which command they were made."""
+    found = [json.loads(receipt.seal()) for receipt in store.receipts]
+    for receipt in found:
+        del receipt["checksum"]
+        for name in ("time", "command", "threads"):
+            del receipt["provenance"][name]
+    return found
+
+
+@pytest.mark.parametrize("format_", ["zarr", "hdf5"])
+def test_the_bytes_are_those_of_one_process(cluster, world, format_):
+    events = []
+    done = on_cluster(cluster, world, f"there-{format_}", format=format_, on_event=events.append)
+    whole = run(world, f"here-{format_}", format=format_, **OPTIONS)
+    assert contents(done.store) == contents(whole.store)
+    assert without_times(Store.open(done.store.path)) == without_times(whole.store)
+    assert done.images == whole.images == 42 * 4
+    assert verify_store(done.store).status == "well"
+    assert not list((done.store.path / "tmp").iterdir())
+    progress = [event for event in events if isinstance(event, Progress)]
+    assert progress[0].done == 0
+    assert progress[-1].done == progress[-1].total == 168
+    assert [event.done for event in progress] == sorted(event.done for event in progress)
+    again = on_cluster(cluster, world, f"there-{format_}")
+    assert again.images == 0
+
+
+def test_an_image_that_cannot_be_read_is_marked_once_or_ends_it(cluster, tmp_path):
+    world = tiny.make(tmp_path / "world")
+    broken = world.train / "brick" / "003.png"
+    broken.write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"003\.png"):
+        on_cluster(cluster, world, "there")
+    events = []
+    done = on_cluster(cluster, world, "there", on_unreadable="mark", on_event=events.append)
+    whole = run(world, "here", on_unreadable="mark", **OPTIONS)
+    assert contents(done.store) == contents(whole.store)
+    assert Store.open(done.store.path).marks == done.store.marks == whole.store.marks
+    assert len(done.store.marks) == 1
+    said = [event.text for event in events if isinstance(event, Notice)]
+    assert any("could not be read" in text for text in said), said
+
+
+def test_what_was_there_is_not_computed_again_and_added_images_are(cluster, tmp_path):
+    world = tiny.make(tmp_path / "world")
+    run(world, "there", grid(t=[5], b=[2], pool=[1]))
+    shutil.copy(world.train / "bark" / "001.png", world.train / "bark" / "new.png")
+    done = on_cluster(cluster, world, "there", settings=grid(t=[5], b=[2], pool=[1]), augmentation="none")
+    assert [segment.rows for segment in done.store.segments] == [42, 1]
+    assert done.images == 1
+
+
+class Killing(threading.Thread):
+    """Kills one worker process of this one's after another, every so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(daemon=True)
+        self.seconds, self.killed, self._over = seconds, [], threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(self.seconds):
+            children = [c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]
+            fresh = [child for child in children if child.pid not in self.killed]
+            if fresh:
+                fresh[0].send_signal(signal.SIGKILL)
+                self.killed.append(fresh[0].pid)
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+
+def require_once(store: Store, log) -> None:
+    """No group was computed after its range had been committed."""
+    written = {}
+    for receipt in store.receipts:
+        written[receipt.pass_.t, receipt.rows] = receipt.path(store.path).stat().st_mtime
+    last = {t: max(time_ for (t_, _), time_ in written.items() if t_ == t) for t in (5, 100)}
+    counts = {}
+    for group in groups(log):
+        counts[group["t"], round(group["sum"], 3)] = counts.get((group["t"], round(group["sum"], 3)), 0) + 1
+        assert group["time"] <= last[group["t"]] + 0.5
+    # Each kill costs at most the groups of the range in hand, and those of a range are 2.
+    assert sum(count - 1 for count in counts.values()) <= 2 * 2 * 12
+
+
+def test_workers_killed_all_the_time(tmp_path):
+    world = tiny.make(tmp_path / "world", train=40)  # 120 rows: 8 ranges
+    settings = grid(t=[5, 100], b=[2, 4], pool=[1, 4])
+    log = tmp_path / "log"
+    with open_cluster(ClusterAddress.parse("local:2")) as cluster:
+        killing = Killing(1.5)
+        workers = Workers(cluster, Opener(world, log, seconds=0.15), root=tmp_path)
+        workers.join(world.backbone(), lambda event: None)
+        killing.start()
+        try:
+            done = run(world, "killed", settings, format="hdf5", runner=workers)
+        finally:
+            killing.stop()
+    assert killing.killed
+    whole = run(world, "whole", settings)
+    assert contents(done.store) == contents(whole.store)
+    assert verify_store(done.store).status == "well"
+    require_once(done.store, log)
+
+
+def test_the_whole_cluster_killed_and_the_command_given_again(tmp_path):
+    """The command, its scheduler and its workers, all at once."""
+    world = tiny.make(tmp_path / "world", train=40)
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from diffcache.cache import layout; layout.RANGE_ROWS = 16\n"
+        "from diffcache.compute.cluster import ClusterAddress, open_cluster\n"
+        "from tests.extraction.distributed.slow import Opener\n"
+        "from tests.extraction.distributed.test_distributed import on_cluster\n"
+        "from diffcache.setting import grid\n"
+        "from tests.tiny import Tiny\n"
+        "if __name__ == '__main__':\n"
+        "    f = Path(sys.argv[1])\n"
+        "    world = Tiny(f, f / 'p', f / 'tiny.toml', f / 'tiny.safetensors')\n"
+        "    with open_cluster(ClusterAddress.parse('local:2')) as cluster:\n"
+        "        done = on_cluster(cluster, world, 'killed', Opener(world, f / 'log', seconds=0.1),\n"
+        "                          settings=grid(t=[5, 100], b=[2], pool=[1, 4]), augmentation='none')\n"
+        "    print(done.images)\n"
+    )
+    command = [sys.executable, "-c", script, str(world.folder)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    receipts = world.folder / "killed"
+    deadline = time.monotonic() + 60
+    while len(list(receipts.glob("**/receipts/*/*.json"))) < 4:
+        assert time.monotonic() < deadline
+        assert child.poll() is None, child.communicate()
+        time.sleep(0.02)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.communicate()
+    time.sleep(0.3)
+    before = {path: path.stat().st_mtime_ns for path in receipts.glob("**/receipts/*/*.json")}
+    assert 4 <= len(before) < 16
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert int(again.stdout) == 240 - sum(
+        receipt.rows.rows for receipt in store_at(receipts).receipts if receipt.path(store_at(receipts).path) in before
+    )
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in before}.items()
+    whole = run(world, "whole", grid(t=[5, 100], b=[2], pool=[1, 4]))
+    assert contents(store_at(receipts)) == contents(whole.store)
+
+
+def store_at(cache) -> Store:
+    """The only store of a cache."""
+    (header,) = cache.glob("*/*/*/store.json")
+    return Store.open(header.parent)
+
+
+def test_workers_without_weights_are_said_before_there_is_a_store(cluster, world):
+    opener = Opener(world, home=os.getpid())
+    with pytest.raises(ClusterError, match=r"2 of 2 workers cannot take part: tcp://127.*no such file of weights"):
+        on_cluster(cluster, world, "nowhere", opener)
+    assert not list((world.folder / "nowhere").iterdir())
+
+
+def test_a_range_that_kills_its_workers_ends_it(world, monkeypatch):
+    monkeypatch.setattr(clusters, "_DEATHS", 0)
+    monkeypatch.setattr(dispatch, "_DEATHS", 1)
+    with (
+        open_cluster(ClusterAddress.parse("local:1")) as cluster,
+        pytest.raises(ClusterError, match=r"workers died while they had segment 0 rows .*run out of memory"),
+    ):
+        on_cluster(cluster, world, "dying", Opener(world, dies=True))
+    done = run(world, "dying", **OPTIONS)  # nothing is lost, and the lock is free
+    assert done.images == 42 * 4
+
+
+def test_a_scheduler_that_goes_away(world):
+    with open_cluster(ClusterAddress.parse("local:1")) as cluster:
+
+        def once_it_is_at_work(event):
+            if isinstance(event, Progress) and event.done and not closing.is_alive():
+                closing.start()
+
+        closing = threading.Thread(target=lambda: cluster.client.cluster.close(timeout=2), daemon=True)
+        with pytest.raises(ClusterError, match="the scheduler does not answer any more"):
+            on_cluster(cluster, world, "gone", Opener(world, seconds=0.3), on_event=once_it_is_at_work)
+    assert 0 < run(world, "gone", **OPTIONS).images < 42 * 4  # what was committed is kept
+
+
+# --- workers of a scheduler that runs already -------------------------------------------------
+
+
+@contextlib.contextmanager
+def another_worker(cluster, folder, *options):
+    """One more worker of a cluster, started as a person would."""
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.client.scheduler.address]
+    before = set(cluster.workers())
+    child = subprocess.Popen(
+        [*command, "--no-nanny", "--nthreads", "1", "--no-dashboard", *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while len(cluster.workers()) == len(before):
+            assert child.poll() is None
+            time.sleep(0.05)
+        yield
+    finally:
+        child.kill()
+        child.wait()
+        while len(cluster.workers()) > len(before):
+            time.sleep(0.05)
+
+
+def test_a_worker_with_another_version_is_said_before_work_starts(cluster, world, tmp_path):
+    facts = tmp_path / "diffcache-0.0.1.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: diffcache\nVersion: 0.0.1\n", encoding="utf-8")
+    with (
+        another_worker(cluster, tmp_path),
+        pytest.raises(ClusterError, match=r"1 of 3 workers have other versions: tcp://\S+: diffcache 0\.0\.1 where"),
+    ):
+        on_cluster(cluster, world, "versions")
+    assert not list((world.folder / "versions").iterdir())
+
+
+def test_workers_of_two_kinds_are_refused_unless_asked_for(cluster, world, tmp_path):
+    (tmp_path / "seven.py").write_text("import torch; torch.set_num_threads(7)", encoding="utf-8")
+    with another_worker(cluster, tmp_path, "--preload", "seven.py"):
+        with pytest.raises(ClusterError, match=r"workers of 2 kinds.*threads.*--mixed-workers"):
+            on_cluster(cluster, world, "kinds")
+        assert not list((world.folder / "kinds").iterdir())
+        done = on_cluster(cluster, world, "kinds", mixed=True)
+    assert done.images == 42 * 4
+
+
+def test_by_the_address_of_the_scheduler_and_by_its_file(cluster, world, tmp_path):
+    file = tmp_path / "scheduler.json"
+    file.write_text(json.dumps({"address": cluster.client.scheduler.address}), encoding="utf-8")
+    done = run_command(
+        *("extract", world.file, "--cache", world.folder / "by-address", "--dask", cluster.client.scheduler.address),
+    )
+    assert done[0] == 0, done
+    assert "2 workers, dashboard at http://" in done[2]
+    done = run_command("extract", world.file, "--cache", world.folder / "by-file", "--dask", file, "--format", "hdf5")
+    assert done[0] == 0, done
+    for name in ("by-address", "by-file"):
+        assert [verify_store(store).status for store in open_cache(world.folder / name).stores()] == ["well"] * 4
+    assert len(cluster.workers()) == 2  # they are not ours to end
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("tcp://127.0.0.1:1", "tcp://127.0.0.1:1: no scheduler answers there"),
+        ("nowhere.json", "nowhere.json: no such scheduler file"),
+        ("localhost", "--dask 'localhost': expected local, local:N"),
+        ("local:0", "--dask 'local:0': expected local, local:N"),
+    ],
+)
+def test_no_scheduler(world, tmp_path, monkeypatch, address, expected):
+    monkeypatch.setattr(clusters, "_CONNECT_SECONDS", 0.5)
+    code, out, err = run_command("extract", world.file, "--cache", tmp_path / "cache", "--dask", address, cwd=tmp_path)
+    assert code == 1
+    assert not out
+    assert expected in err.splitlines()[-1]
+
+
+# --- what a worker does, in this process ------------------------------------------------------
+
+
+@pytest.fixture
+def begun(world, request):
+    """A store that nothing is committed of, held by this process; and the job and tasks that fill it."""
+    cache = open_cache(world.folder / request.node.name, create=True)
+    backbone = world.backbone()
+    source = source_of(world)
+    recipe = backbone.recipe(seed=0, dtype="float16")
+    samples = Samples(source.ids, source.labels, source.class_names)
+    store = cache.create_store(images="textures", split="train", recipe=recipe, samples=samples, group_size=8)
+    settings = grid(t=[5], b=[2, 4], pool=[1])
+    with store.writing() as writer:
+        blocks = backbone.blocks
+        writer.add_arrays({s: blocks[s.b - 1].pooled_shape(s.pool) for s in settings})
+        job = Job(
+            session=request.node.name,
+            key=request.node.name,
+            opener=Opener(world),
+            fingerprint=network_fingerprint(backbone),
+            store=store.path,
+            token=writer.token,
+            how=How(augmentation="none", decode_threads=2, mark_unreadable=True, saturate=False),
+            fallbacks=(),
+            command="a command",
+            bits=None,
+        )
+        yield writer, job, tasks_of(work_left(store, settings))
+
+
+def test_a_task_that_runs_twice_is_computed_once(begun):
+    writer, job, (task, *_) = begun
+    one, two = run_task(job, task), run_task(job, task)
+    assert not one.twin
+    assert two.twin
+    assert one.receipt == two.receipt
+    assert one.receipt.provenance["command"] == "a command"
+    writer.accept(one.receipt)
+    writer.accept(two.receipt)
+    assert len(writer.store.receipts) == 1
+
+
+def test_twins_at_once_do_it_once(begun):
+    _, job, (task, *_) = begun
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(lambda _: run_task(job, task), range(3)))
+    assert sorted(one.twin for one in done) == [False, True, True]
+    assert len({one.receipt.checksum for one in done}) == 1
+
+
+def test_a_task_of_a_command_that_is_gone_commits_nothing(begun):
+    writer, job, (task, *_) = begun
+    with pytest.raises(UnsuitedError, match="held by another command"):
+        run_task(replace(job, token="another"), task)
+    assert not Store.open(writer.store.path).receipts
+
+
+def test_images_that_change_between_two_tasks_of_a_range_are_an_error(begun, world):
+    writer, job, (task, *_) = begun
+    done = run_task(job, task)
+    other = replace(done.receipt, content="0" * 64)
+    with pytest.raises(CacheError, match="the content hashes of segment 0 rows 0 to 15 are not what"):
+        run_task(job, replace(task, settings=task.settings[:1], before=other))
+    writer.accept(done.receipt)
+    later = replace(done.receipt, settings=dict(list(done.receipt.settings.items())[:1]), content="0" * 64)
+    with pytest.raises(CacheError, match="images changed while they were extracted"):
+        writer.accept(later)
+    assert writer.store.receipts == [done.receipt]
+
+
+def test_a_worker_of_another_kind_that_comes_late_is_left_out(begun):
+    _, job, (task, *_) = begun
+    with pytest.raises(UnsuitedError, match=r"not of the kind of the other workers: .*torch '2\S+' and not '1\.0'"):
+        run_task(replace(job, key="late", bits={"torch": "1.0"}), task)
+
+
+def test_what_workers_mark_at_once_is_all_kept(begun):
+    writer, _, _ = begun
+    stores = [writer.store.for_helper(receipts=(), marks={}) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: mark_rows(stores[n], {n: f"reason {n}"}), range(8)))
+    assert Store.open(writer.store.path).marks == {n: f"reason {n}" for n in range(8)}
