@@ -11,7 +11,7 @@ from diffcache.cache import catalog
 from diffcache.cache.catalog import Segment
 from diffcache.cache.files.disk import make_folder, write_whole
 from diffcache.cache.files.extents import RawFiles
-from diffcache.cache.files.lock import hold
+from diffcache.cache.files.lock import exclusive
 from diffcache.cache.layout import TMP
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ def mark_rows(store: Store, reasons: Mapping[int, str]) -> None:
         by_segment[segment.number] = segment
     tmp = store.path / TMP
     make_folder(tmp)
-    lock = tmp / "marks.lock"
-    with hold(lock, what=f"{store.path}: marks"), RawFiles(store.path) as files:
+    with exclusive(tmp / "marks.lock"), RawFiles(store.path) as files:
         for number, segment in sorted(by_segment.items()):
             new = {row - segment.first_row: text for row, text in reasons.items() if row in segment.store_rows}
             marks = {**catalog.read_segment_marks(store.path, segment), **new}
@@ -44,4 +43,3 @@ def mark_rows(store: Store, reasons: Mapping[int, str]) -> None:
             store.marks.update({row + segment.first_row: text for row, text in marks.items()})
             for row in sorted(new):  # may be lost in a crash; the next writer sets it by the file
                 files.write(segment.marked, row, np.ones(1, np.uint8))
-        lock.unlink(missing_ok=True)

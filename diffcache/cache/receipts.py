@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from sys import intern
 
 from diffcache.cache.files import sealed
 from diffcache.cache.layout import RowRange, segment_name
@@ -85,6 +86,16 @@ class Receipt:
         """Its file in the store at ``root``."""
         return receipt_path(root, self.rows, self.settings)
 
+    def shared(self) -> Receipt:
+        """The same, with texts that other receipts repeat held once: a store may have a hundred thousand of them."""
+        return replace(
+            self,
+            fingerprint=intern(self.fingerprint),
+            samples=intern(self.samples),
+            content=intern(self.content),
+            provenance=_shared(self.provenance),
+        )
+
     def without(self, settings: frozenset[Setting]) -> Receipt | None:
         """The receipt of the other settings; None where there are none."""
         left = {setting: value for setting, value in self.settings.items() if setting not in settings}
@@ -105,6 +116,10 @@ def receipt_path(root: Path, rows: RowRange, settings: Iterable[Setting]) -> Pat
     """The file of the receipt of some settings of one pass, in the store at ``root``, whether or not it is there."""
     settings = tuple(settings)
     return root / FOLDER / segment_name(rows.segment) / f"{rows.start:09d}.{_key(settings[0].pass_, settings)}.json"
+
+
+def _shared(values: Mapping[str, Plain]) -> dict[str, Plain]:
+    return {intern(name): intern(value) if type(value) is str else value for name, value in values.items()}
 
 
 _FIELDS = (
@@ -135,13 +150,13 @@ def _receipt(values: Plain, where: str | Path) -> Receipt:
         tables = [sealed.mapping(value, where) for value in measured.values()]
         statistics = dict(zip(_settings(tuple(measured), pass_, where), tables, strict=True))
     return Receipt(
-        fingerprint=sealed.digest(values["fingerprint"], where),
+        fingerprint=intern(sealed.digest(values["fingerprint"], where)),
         rows=RowRange(sealed.whole(values["segment"], where), *rows),
         pass_=pass_,
         settings=dict(zip(_settings(tuple(named), pass_, where), checksums, strict=True)),
-        samples=sealed.digest(values["samples"], where),
-        content=sealed.digest(values["content"], where),
-        provenance=sealed.mapping(values["provenance"], where),
+        samples=intern(sealed.digest(values["samples"], where)),
+        content=intern(sealed.digest(values["content"], where)),
+        provenance=_shared(sealed.mapping(values["provenance"], where)),
         fallbacks=sealed.listed(values["fallbacks"], where, sealed.mapping),
         statistics=statistics,
     )

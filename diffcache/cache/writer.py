@@ -211,7 +211,7 @@ class Writer:
                 f"{self._root}: {receipt.rows}: images changed while they were extracted: those of {receipt.pass_} are "
                 f"not those of {other.pass_}; put the old images back, or use another name for the image set"
             )
-        self.store.ledger.add(receipt)
+        self.store.ledger.add(receipt.shared())
 
     # --- after a crash ------------------------------------------------------------------------
 

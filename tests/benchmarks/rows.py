@@ -97,6 +97,11 @@ def backbone(scratch: Path) -> Backbone:
     card, weights = scratch / "smallest.toml", scratch / "smallest.safetensors"
     card.write_text(_CARD, encoding="utf-8")
     save_file(ADM(AdmConfig(**load_card(card).architecture)).state_dict(), weights)
-    opened = open_backbone(card, weights, device="cpu", precision="fp32")
+    return backbone_in(scratch)
+
+
+def backbone_in(folder: Path) -> Backbone:
+    """The same from the card and the weights that are there."""
+    opened = open_backbone(folder / "smallest.toml", folder / "smallest.safetensors", device="cpu", precision="fp32")
     opened.load()
     return opened

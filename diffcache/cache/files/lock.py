@@ -116,7 +116,7 @@ def hold(
             os.ftruncate(fd, 0)
             with suppress(OSError):  # a full disk: others wait all the same, and do not learn for whom
                 os.pwrite(fd, json.dumps(me).encode(), 0)
-                os.fsync(fd)  # so that other machines read it
+                os.fsync(fd)  # helpers on other machines read it
             yield str(me["token"])
             if os.getpid() == me["pid"]:  # after an error the text stays, as after a kill: see left_unfinished
                 os.ftruncate(fd, 0)
@@ -130,6 +130,37 @@ def hold(
                         _held.discard(mine)
                     _open.discard(fd)
                     os.close(fd)  # releases the lock
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Be the only one at something small, among helpers of one holder; others wait. The file goes with the block.
+
+    Args:
+        path: the file; nobody reads it.
+
+    Raises:
+        DependencyError: the platform has no ``flock``.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        raise DependencyError("a lock needs flock, which this platform does not have") from None
+
+    while True:
+        with disk_full(path, 0):
+            fd = open_plain(path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if not _same_file(fd, path):  # whoever had it has removed it
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(fd)
 
 
 def token_at(path: Path) -> str | None:

@@ -65,7 +65,7 @@ def unseal(data: bytes, where: str | Path) -> dict[str, Plain]:
         body = "{" + rest
         if hashlib.sha256(body.encode()).hexdigest() != digest:
             raise ValueError("its text is not what its checksum was taken of")
-        values = json.loads(body, parse_constant=_refuse, parse_float=_finite)
+        values = _DECODER.decode(body)
         _require_flat(body, values)
     except (ValueError, RecursionError) as error:
         raise CacheError(f"{where}: damaged: {str(error)[:200]}") from None
@@ -82,6 +82,9 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text[:40]} is no number that a double holds")
     return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 
 
 def _require_flat(body: str, values: Plain = None) -> None:

@@ -62,15 +62,21 @@ class Dispatch:
             ClusterError: the scheduler is gone, no worker is left that can take part, or a task kills its workers.
             DiffcacheError: as of an extraction in one process.
         """
-        waiting = deque(tasks)
+        again: deque[Task] = deque()
+        waiting = iter(tasks)
         try:
-            while waiting or self._flying:
+            while True:
                 if stop():
                     return False
                 self._look()
-                while waiting and len(self._flying) < _A_WORKER * max(1, len(self._workers)):
-                    self._submit(waiting.popleft())
-                waiting.extendleft(self._collect())
+                while len(self._flying) < _A_WORKER * max(1, len(self._workers)):
+                    task = again.popleft() if again else next(waiting, None)
+                    if task is None:
+                        break
+                    self._submit(task)
+                if not self._flying:
+                    break
+                again.extend(self._collect())
         finally:
             self._cancel()
         return True

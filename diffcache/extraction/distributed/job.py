@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -164,10 +164,8 @@ def network_fingerprint(backbone: Backbone) -> str:
     return backbone.recipe(seed=0, dtype="float16").fingerprint
 
 
-def tasks_of(work: Sequence[RangeWork]) -> list[Task]:
-    """A task for each pass of each range, range by range."""
-    return [
-        Task(rows=part.rows, first_row=part.first_row, pass_=pass_, settings=part.passes[pass_])
-        for part in work
-        for pass_ in sorted(part.passes, key=lambda pass_: (pass_.draw, pass_))
-    ]
+def tasks_of(work: Iterable[RangeWork]) -> Iterator[Task]:
+    """A task for each pass of each range, range by range; made when they are asked for, as they may be many."""
+    for part in work:
+        for pass_ in sorted(part.passes, key=lambda pass_: (pass_.draw, pass_)):
+            yield Task(rows=part.rows, first_row=part.first_row, pass_=pass_, settings=part.passes[pass_])

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from diffcache.backbones import Backbone
 from diffcache.cache import Store
 from diffcache.cache.files.disk import make_folder, read_small
-from diffcache.cache.files.lock import hold, token_at
+from diffcache.cache.files.lock import exclusive, token_at
 from diffcache.cache.files.sealed import MAX_BYTES
-from diffcache.cache.layout import TMP
+from diffcache.cache.layout import TMP, segment_name
 from diffcache.cache.marking import mark_rows
 from diffcache.cache.receipts import Receipt, receipt_path
 from diffcache.cache.store import LOCK
@@ -87,16 +87,12 @@ def run_task(job: Job, task: Task) -> Done:
     path = receipt_path(store.path, task.rows, task.settings)
     tmp = store.path / TMP
     make_folder(tmp)
-    lock = tmp / f"{path.name}.lock"
     # The scheduler may take a worker for dead that is alive, and send its task to another one.
-    with hold(lock, what=f"{task.rows} of {task.pass_}"):
-        try:
-            _require_token(job)
-            if (receipt := _committed(store, path)) is not None:
-                return Done(receipt=receipt, marks=task.marks, twin=True)
-            return _compute(job, task, opened, store)
-        finally:
-            lock.unlink(missing_ok=True)
+    with exclusive(tmp / f"{segment_name(task.rows.segment)}.{path.name}.lock"):
+        _require_token(job)
+        if (receipt := _committed(store, path)) is not None:
+            return Done(receipt=receipt, marks=task.marks, twin=True)
+        return _compute(job, task, opened, store)
 
 
 def _compute(job: Job, task: Task, opened: _Opened, store: Store) -> Done:
