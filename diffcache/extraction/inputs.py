@@ -15,6 +15,7 @@ from diffcache.cache import Store
 from diffcache.diffusion import sample_noise
 from diffcache.diffusion.noise import sample_generator
 from diffcache.errors import ImageError, MissingError
+from diffcache.extraction.decoded import Decoded
 from diffcache.extraction.matching import Matching
 from diffcache.extraction.work import RangeWork
 from diffcache.images import (
@@ -85,6 +86,7 @@ class Inputs:
         threads: decoding threads.
         pinned: whether the tensors lie in page-locked memory, for copies that do not block.
         mark_unreadable: whether images that cannot be read are passed over, with a reason, in place of an error.
+        decoded: keeps the images of a range for the call that has another pass over it.
 
     Raises:
         ImageError, MissingError: by :meth:`of`, where an image cannot be read.
@@ -101,7 +103,9 @@ class Inputs:
         threads: int,
         pinned: bool,
         mark_unreadable: bool,
+        decoded: Decoded | None = None,
     ) -> None:
+        self._decoded = decoded
         self._store, self._source, self._rows = store, source, matching.rows
         self._preprocessing, self._augmentation = preprocessing, augmentation
         self._threads, self._pinned, self._mark_unreadable = threads, pinned, mark_unreadable
@@ -113,6 +117,26 @@ class Inputs:
     def of(self, work: Iterable[RangeWork]) -> Generator[Input, None, None]:
         """The forward computations of what is left."""
         groups = [(part, start, stop) for part in work for start, stop in part.groups(self._size)]
+        with closing(self._batches(groups)) as batches:
+            for (part, start, stop), batch in zip(groups, batches, strict=True):
+                group, lacking = self._group(part, start, stop, batch), self._size - len(batch)
+                shown, x0 = -1, torch.empty(0)
+                for pass_ in sorted(part.passes, key=lambda pass_: (pass_.draw, pass_)):
+                    draw = pass_.draw if pass_.draw in batch.augmented else 0
+                    if draw != shown:
+                        shown, x0 = draw, self._on_host(batch.of_draw(draw), lacking)
+                    yield Input(group, pass_, x0, self._noise(group, pass_))
+
+    def _batches(self, groups: list[tuple[RangeWork, int, int]]) -> Generator[LoadedBatch, None, None]:
+        """The images of some groups, decoded now or for an earlier call."""
+        key = None
+        if self._decoded is not None and len({part.rows for part, _, _ in groups}) == 1:
+            part = groups[0][0]
+            rows = slice(part.first_row, part.first_row + part.rows.rows)
+            key = (part.rows, () if self._augmentation is None else part.draws, self._marked[rows].tobytes())
+            if (kept := self._decoded.get(key)) is not None:
+                yield from kept
+                return
         batches = load_batches(
             self._source,
             self._preprocessing,
@@ -123,14 +147,8 @@ class Inputs:
             mark_unreadable=self._mark_unreadable,
         )
         with closing(batches):
-            for (part, start, stop), batch in zip(groups, _with_remedy(batches), strict=True):
-                group, lacking = self._group(part, start, stop, batch), self._size - len(batch)
-                shown, x0 = -1, torch.empty(0)
-                for pass_ in sorted(part.passes, key=lambda pass_: (pass_.draw, pass_)):
-                    draw = pass_.draw if pass_.draw in batch.augmented else 0
-                    if draw != shown:
-                        shown, x0 = draw, self._on_host(batch.of_draw(draw), lacking)
-                    yield Input(group, pass_, x0, self._noise(group, pass_))
+            loaded = _with_remedy(batches)
+            yield from loaded if key is None or self._decoded is None else self._decoded.keeping(key, loaded)
 
     def _wanted(self, groups: Iterable[tuple[RangeWork, int, int]]) -> Iterator[Wanted]:
         for part, start, stop in groups:

@@ -11,6 +11,7 @@ from diffcache.backbones import Backbone
 from diffcache.cache import Store
 from diffcache.cache.writer import Writer
 from diffcache.events import Fallback, Notice, OnEvent
+from diffcache.extraction.decoded import Decoded
 from diffcache.extraction.forward import Forward
 from diffcache.extraction.group_size import choose_group_size
 from diffcache.extraction.inputs import Inputs
@@ -38,7 +39,15 @@ class How:
     mark_unreadable: bool
     saturate: bool
 
-    def inputs(self, store: Store, source: ImageSource, matching: Matching, backbone: Backbone) -> Inputs:
+    def inputs(
+        self,
+        store: Store,
+        source: ImageSource,
+        matching: Matching,
+        backbone: Backbone,
+        *,
+        decoded: Decoded | None = None,
+    ) -> Inputs:
         """What the network is given."""
         return Inputs(
             store,
@@ -49,6 +58,7 @@ class How:
             threads=self.decode_threads,
             pinned=backbone.device.type == "cuda",
             mark_unreadable=self.mark_unreadable,
+            decoded=decoded,
         )
 
 

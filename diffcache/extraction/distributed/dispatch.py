@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from contextlib import suppress
@@ -15,6 +14,7 @@ from diffcache.cache.writer import Writer
 from diffcache.compute.cluster import Cluster, lost
 from diffcache.errors import ClusterError
 from diffcache.extraction.distributed.job import Done, Job, Task, UnsuitedError
+from diffcache.extraction.distributed.queue import Queue
 from diffcache.extraction.distributed.worker import run_task
 from diffcache.extraction.outcome import Account
 
@@ -45,7 +45,7 @@ class Dispatch:
         self._cluster, self._job, self._writer, self._account = cluster, job, writer, account
         self.marked = self.saturated = self.twins = 0
         self._ended: SimpleQueue[Any] = SimpleQueue()
-        self._flying: dict[str, tuple[Any, Task]] = {}
+        self._flying: dict[str, tuple[Any, Task, str | None]] = {}
         self._deaths: dict[str, int] = {}
         self._refused: dict[str, str] = {}
         self._workers: list[str] = []
@@ -62,21 +62,21 @@ class Dispatch:
             ClusterError: the scheduler is gone, no worker is left that can take part, or a task kills its workers.
             DiffcacheError: as of an extraction in one process.
         """
-        again: deque[Task] = deque()
-        waiting = iter(tasks)
+        queue = Queue(tasks)
         try:
             while True:
                 if stop():
                     return False
                 self._look()
                 while len(self._flying) < _A_WORKER * max(1, len(self._workers)):
-                    task = again.popleft() if again else next(waiting, None)
-                    if task is None:
+                    worker = self._idlest()
+                    if (task := queue.next(worker)) is None:
                         break
-                    self._submit(task)
+                    self._submit(task, worker)
                 if not self._flying:
                     break
-                again.extend(self._collect())
+                for task in self._collect():
+                    queue.again(task)
         finally:
             self._cancel()
         return True
@@ -95,7 +95,15 @@ class Dispatch:
         self._workers = [worker for worker in there if worker not in self._refused]
         self._looked = time.monotonic()
 
-    def _submit(self, task: Task) -> None:
+    def _idlest(self) -> str | None:
+        """The worker that has the least to do; None where there is none."""
+        counts = dict.fromkeys(self._workers, 0)
+        for _, _, worker in self._flying.values():
+            if worker in counts:
+                counts[worker] += 1
+        return min(counts, key=lambda worker: counts[worker], default=None)
+
+    def _submit(self, task: Task, worker: str | None) -> None:
         store = self._writer.store
         before = store.ledger.at(task.rows)[:1]
         rows = range(task.first_row, task.first_row + task.rows.rows)
@@ -110,9 +118,11 @@ class Dispatch:
                 key=key,
                 pure=False,
                 priority=-self._number,
-                workers=self._workers if self._refused else None,
+                # The one that has the images decoded; another one where that is gone, or has more to do than others.
+                workers=None if worker is None else self._workers if self._refused else [worker],
+                allow_other_workers=not self._refused,
             )
-        self._flying[key] = (future, task)
+        self._flying[key] = (future, task, worker)
         future.add_done_callback(self._ended.put)
 
     def _collect(self) -> list[Task]:
@@ -125,7 +135,7 @@ class Dispatch:
             except Empty:
                 return again
             wait = 0.0
-            _, task = self._flying.pop(future.key)
+            _, task, _ = self._flying.pop(future.key)
             if not self._count(future, task):
                 again.append(task)
             future.release()
@@ -167,5 +177,5 @@ class Dispatch:
         if not self._flying:
             return
         with suppress(Exception):  # a scheduler that is gone
-            self._cluster.client.cancel([future for future, _ in self._flying.values()], force=True)
+            self._cluster.client.cancel([future for future, _, _ in self._flying.values()], force=True)
         self._flying.clear()

@@ -19,6 +19,7 @@ from diffcache.cache.marking import mark_rows
 from diffcache.cache.receipts import Receipt, receipt_path
 from diffcache.cache.store import LOCK
 from diffcache.errors import CacheError, ClusterError, DiffcacheError
+from diffcache.extraction.decoded import Decoded
 from diffcache.extraction.distributed.job import Done, Job, Look, Opener, Seen, Task, UnsuitedError, network_fingerprint
 from diffcache.extraction.forward import Forward
 from diffcache.extraction.group_size import choose_group_size
@@ -46,6 +47,7 @@ class _Opened:
     store: Store
     source: ImageSource
     matching: Matching
+    decoded: Decoded
 
 
 def look(ask: Look) -> Seen:
@@ -100,7 +102,7 @@ def _compute(job: Job, task: Task, opened: _Opened, store: Store) -> Done:
         _require_token(job)
         mark_rows(store, reasons)
 
-    made = job.how.inputs(store, opened.source, opened.matching, opened.backbone)
+    made = job.how.inputs(store, opened.source, opened.matching, opened.backbone, decoded=opened.decoded)
     forward = Forward(
         opened.backbone,
         store,
@@ -150,7 +152,7 @@ def _open(job: Job) -> _Opened:
                 raise ClusterError(f"not of the kind of the other workers: {pairs}; --mixed-workers lets it take part")
             store = Store.open(job.store)
             source = _source(job.opener, job.session)
-            opened = _Opened(backbone, store, source, match(store, source))
+            opened = _Opened(backbone, store, source, match(store, source), Decoded())
         except DiffcacheError as error:
             raise UnsuitedError(_address(), str(error)) from None
         allow_open_files()
