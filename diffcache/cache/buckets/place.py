@@ -103,6 +103,11 @@ class Bucket:
         """The URL of an object, for people."""
         return f"{self.url}/{path}"
 
+    def require_writable(self) -> None:
+        """Raise BucketError for a server of files."""
+        if not self.writable:
+            raise BucketError(f"{self.url}: a server of files is only read; name a bucket such as s3://BUCKET/FOLDER")
+
     # --- reading --------------------------------------------------------------------------------
 
     def get(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
@@ -318,8 +323,8 @@ class Bucket:
 
     def _tried(self, path: str, doing: str, call: Callable[[], T]) -> T:
         """Call until it succeeds, as often as is worth it."""
-        if doing == "writing" and not self.writable:
-            raise BucketError(f"{self.place(path)}: a server of files is only read; name a bucket such as s3://...")
+        if doing == "writing":
+            self.require_writable()
         for left in reversed(range(_TRIES)):
             try:
                 return call()
