@@ -26,7 +26,9 @@ PART = 8 * 2**20
 
 _MOST_PARTS = 9000  # a server takes 10,000
 _TRIES = 5
-_SPOOLED = 4
+_SPOOLED = 64
+"""Whole objects that are kept where a server gives no parts."""
+
 _URL = re.compile(rf"({'|'.join(SCHEMES)})://(.*)", re.DOTALL)
 _MD5 = re.compile(r"[0-9a-f]{32}(-\d+)?")
 T = TypeVar("T")
@@ -128,7 +130,15 @@ class Bucket:
         def spooled() -> bytes:
             return self._spool.read((self._prefix, path), lambda file: self._copy(path, file), offset, length)
 
-        return self._exactly(path, length, lambda: _ranged(part, spooled), offset=offset)
+        def ranged() -> bytes:
+            if not self._spool.needed:
+                try:
+                    return part()
+                except self._lib.exceptions.NotSupportedError:
+                    self._spool.needed = True
+            return spooled()
+
+        return self._exactly(path, length, ranged, offset=offset)
 
     def _exactly(self, path: str, length: int, read: Callable[[], bytes], *, offset: int) -> bytes:
         def whole() -> bytes:
@@ -414,20 +424,11 @@ class _PartDigests:
         return f"{hashlib.md5(self._done, usedforsecurity=False).hexdigest()}-{self._parts}"
 
 
-def _ranged(part: Callable[[], bytes], spooled: Callable[[], bytes]) -> bytes:
-    """A part of an object, from the server, or where it doesn't give parts, from a copy of the whole."""
-    try:
-        return part()
-    except Exception as error:
-        if "Range request not supported" not in str(error):
-            raise
-    return spooled()
-
-
 class _Spool:
     """Copies of whole objects in files that nobody sees, for servers that don't give parts; the last few are kept."""
 
     def __init__(self) -> None:
+        self.needed = False
         self._files: OrderedDict[Any, tuple[threading.Lock, IO[bytes], list[bool]]] = OrderedDict()
         self._lock = threading.Lock()
 
