@@ -28,6 +28,7 @@ def run_extract(
     settings: Sequence[str] | None,
     dask: ClusterAddress | None = None,
     mixed: bool = False,
+    push: str | None = None,
 ) -> None:
     """``diffcache extract``."""
     pipeline = load_pipeline(file, overrides)
@@ -37,7 +38,7 @@ def run_extract(
         from diffcache.experiments.clusters import ClusterChoice
 
         cluster = None if dask is None else ClusterChoice(address=dask, mixed=mixed)
-        done = extract_pipeline(pipeline, settings=wanted, cluster=cluster, on_event=on_event)
+        done = extract_pipeline(pipeline, settings=wanted, cluster=cluster, push=push, on_event=on_event)
     table = plain_table("store", "backbone", "images", "settings", "passes", "time", "folder", right=_NUMBERS)
     for part in done:
         store = part.store

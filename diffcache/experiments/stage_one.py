@@ -35,6 +35,7 @@ def extract_pipeline(
     settings: Sequence[Setting] | None = None,
     sources: Mapping[str, ImageSource] | None = None,
     cluster: ClusterChoice | None = None,
+    push: str | None = None,
     on_event: OnEvent = ignore,
 ) -> list[Extracted]:
     """Bring the cache to hold all that a pipeline names.
@@ -46,6 +47,7 @@ def extract_pipeline(
         settings: these, with all their draws, instead of the pipeline's grid and of what its heads name.
         sources: its images, where they were opened already.
         cluster: whose workers run the network; this process where it isn't given.
+        push: URL of a bucket that gets what is committed while it goes on, and all of these stores in the end.
         on_event: hears of progress.
 
     Returns:
@@ -59,6 +61,11 @@ def extract_pipeline(
     card = load_card(pipeline.backbone.card)
     check_arguments(card, weights_file(pipeline.backbone), condition=pipeline.backbone.condition)
     with ExitStack() as stack:
+        pusher = None
+        if push is not None:
+            from diffcache.cache.buckets.pusher import pushing
+
+            pusher = stack.enter_context(pushing(pipeline.cache, push, on_event=on_event))
         opened = None
         if cluster is not None and not precision_is_known(pipeline, settings):
             opened = stack.enter_context(open_cluster(cluster.address, on_event=on_event))
@@ -73,7 +80,11 @@ def extract_pipeline(
             if cluster is not None and opened is None:
                 opened = stack.enter_context(open_cluster(cluster.address, on_event=on_event))
         mixed = cluster is not None and cluster.mixed
-        return _carry_out(pipeline, plan, cluster=opened, mixed=mixed, on_event=on_event)
+        done = _carry_out(pipeline, plan, cluster=opened, mixed=mixed, on_event=on_event)
+        if pusher is not None:
+            for one in done:
+                pusher.want(one.store.path)
+        return done
 
 
 def _carry_out(
