@@ -84,7 +84,10 @@ class Features:
     def _map(self) -> list[tuple[int, Array]]:
         """Maps of the files that there are now, so that no others can come into their place."""
         blocks: list[tuple[int, Array]] = []
-        if self.store.header.compression is None:
+        if self.store.mirror is not None:
+            self._manifest = self.store.mirror.bring(self.store.path)
+            _ = self._decoded
+        elif self.store.header.compression is None:
             row = 0
             for array in self._arrays:
                 for block in map_blocks(self.store.path, array.features):
@@ -101,6 +104,10 @@ class Features:
         """
         store = Store.open(self.store.path)
         setting = self._arrays[0].spec.setting
+        if self._manifest is not None:
+            texts = {array_path(PurePosixPath(), setting, segment=a.spec.segment): a.seal() for a in self._arrays}
+            texts |= {receipt.path(PurePosixPath()): receipt.seal() for receipt in self._receipts}
+            require_texts
         kept = store.segments[: len(self._segments)] == self._segments and all(
             store.array(setting, segment=array.spec.segment) == array for array in self._arrays
         )

@@ -68,7 +68,7 @@ def list_stores(root: str, *, runs: str) -> bool:
     stores, damaged = cache.stores(), list(cache.damaged)
     made, broken = read_runs(runs)
     table = _stores_table(stores, made, damaged)
-    click.echo(printable(cache.root))
+    click.echo(printable(cache.name))
     _print_rows(table, "no stores")
     known = {_key(store) for store in stores}
     lost = sum(not all(_key(source) in known for source in sources(run)) for run in made)
@@ -223,7 +223,7 @@ def show_stores(which: str | None, root: str) -> bool:
         cache = open_cache(root)
         stores, damaged = list(cache.stores()), list(cache.damaged)
         if not stores and not damaged:
-            raise NotCachedError(f"{cache.root}: no stores; extract something into it first")
+            raise NotCachedError(f"{cache.name}: no stores; extract something into it first")
     else:
         folders, stores, damaged = named_folders(which, root), [], []
         if not folders:

@@ -84,7 +84,7 @@ def no_store(what: str, root: str) -> str:
         return f"{what!r}: no store's folder; {error}"
     known = list(map(short_place, places.store_folders(cache.root)))
     there = f"there are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}" if known else "the cache is empty"
-    return f"{cache.root}: no store is named {what!r}; {there}"
+    return f"{cache.name}: no store is named {what!r}; {there}"
 
 
 def named_runs(what: str, runs: Iterable[Run]) -> list[Run]:

@@ -9,6 +9,7 @@ from diffcache.backbones import Card, load_card
 from diffcache.backbones.recipes import check_arguments
 from diffcache.cache import open_cache
 from diffcache.cache.layout import sized
+from diffcache.cache.places import require_folder
 from diffcache.config import Pipeline
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.experiments.imported import require_network
@@ -55,6 +56,7 @@ def extract_pipeline(
     plan = plan_pipeline(pipeline, settings=settings, sources=sources, on_event=on_event)
     done: list[Extracted] = []
     if not plan.idle:
+        require_folder(pipeline.cache, _lacking(plan))
         plan.require_room()
         on_event(Notice(_said(plan)))
         open_cache(pipeline.cache, create=True)
@@ -119,6 +121,16 @@ def extract_into(
         on_changed=config.on_changed,
         on_event=on_event,
     )
+
+
+def _lacking(plan: Plan) -> str:
+    """What a cache that is only read lacks, in short."""
+    job = next(job for job in plan.jobs if not job.idle)
+    name = f"{job.images}/{job.split}, recipe {job.recipe.fingerprint[:16]}"
+    if not job.lacking:
+        return f"{job.added} images of {name}"
+    more = f" and {len(job.lacking) - 1} more settings" if len(job.lacking) > 1 else ""
+    return f"{job.lacking[0]}{more} of {name}"
 
 
 def _said(plan: Plan) -> str:
