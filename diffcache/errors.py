@@ -75,6 +75,13 @@ class UnreadableError(DiffcacheError, OSError):
         return str(self.args[0]) if self.args else ""
 
 
+class BucketError(DiffcacheError, OSError):
+    """A bucket, or a server of files, that refuses, cannot be reached, or was changed meanwhile; it may be whole."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
 class DependencyError(DiffcacheError, ImportError):
     """An optional package is needed and not installed."""
 

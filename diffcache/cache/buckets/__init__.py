@@ -1,0 +1,1 @@
+"""Caches in buckets: pushed, pulled, and what they say of themselves."""
