@@ -66,7 +66,7 @@ class DerivedFeatures(Features):
         self._factor = height // setting.pool
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopen, (self.store.path, self.setting, self.derived_from, len(self._segments)))
+        return (_reopen, (self.store.address, self.setting, self.derived_from, len(self._segments)))
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, derived from {self.derived_from}, {sized(self.stored_nbytes)})"
@@ -126,5 +126,5 @@ def average(maps: Array, factor: int) -> Array:
     return total
 
 
-def _reopen(path: Path, setting: Setting, stored: Setting, segments: int) -> DerivedFeatures:
+def _reopen(path: Path | str, setting: Setting, stored: Setting, segments: int) -> DerivedFeatures:
     return DerivedFeatures(Store.open(path), setting, stored=stored, segments=segments)

@@ -102,7 +102,7 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
     return Pipeline(
         name=name(values.get("name", file.stem), f"{where}: name"),
         file=file,
-        cache=cache.rstrip("/") if is_url(cache) else place("cache", "../cache"),
+        cache=str(cache).rstrip("/") if is_url(cache) else place("cache", "../cache"),
         runs=place("runs", "../runs"),
         results=place("results", "../results"),
         images=_images(_table(values["images"], f"{where}: images"), f"{where}: images", folder, imported=imported),

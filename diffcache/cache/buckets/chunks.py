@@ -51,24 +51,21 @@ class Chunk:
     """Bytes that are known before they are here.
 
     Attributes:
-        sha256: of them, in hexadecimal.
-        nbytes: how many.
+        name: follows from the bytes: 64 hexadecimal digits, of which equal ones are of equal bytes.
+        checks: (number of bytes, their SHA-256) of the parts of it that have checksums, in order.
     """
 
-    sha256: str
-    nbytes: int
+    name: str
+    checks: tuple[tuple[int, str], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """All bytes."""
+        return sum(length for length, _ in self.checks)
 
 
 class WrongBytesError(Exception):
-    """What came is not the chunk.
-
-    Attributes:
-        found: SHA-256 of what came, and how much it was.
-    """
-
-    def __init__(self, sha256: str, nbytes: int) -> None:
-        super().__init__(sha256, nbytes)
-        self.found = Chunk(sha256, nbytes)
+    """What came is not the chunk; the text says which bytes, and both checksums."""
 
 
 class ChunkFolder:
@@ -98,10 +95,10 @@ class ChunkFolder:
         """A chunk, mapped read-only; None where it isn't there. It then counts as used last."""
         now = time.monotonic()
         with self._lock:
-            block = self._maps.get(chunk.sha256)
+            block = self._maps.get(chunk.name)
             if block is not None:
-                self._maps.move_to_end(chunk.sha256)
-                if now - self._touched[chunk.sha256] < _TOUCH_SECONDS:
+                self._maps.move_to_end(chunk.name)
+                if now - self._touched[chunk.name] < _TOUCH_SECONDS:
                     return block
         if not self._touch(chunk):
             return block  # for this time; it is not kept, so that its room gets free
@@ -110,15 +107,15 @@ class ChunkFolder:
     def _touch(self, chunk: Chunk) -> bool:
         """Note that a chunk is used, for everybody; False where it isn't there."""
         try:
-            os.utime(self.folder / chunk.sha256)
+            os.utime(self.folder / chunk.name)
         except FileNotFoundError:
-            self._drop(chunk.sha256)
+            self._drop(chunk.name)
             return False
         except OSError:  # a disk that is only read: the order of use is not known then
             pass
         with self._lock:
-            if chunk.sha256 in self._maps:
-                self._touched[chunk.sha256] = time.monotonic()
+            if chunk.name in self._maps:
+                self._touched[chunk.name] = time.monotonic()
         return True
 
     def _drop(self, name: str) -> None:
@@ -127,18 +124,18 @@ class ChunkFolder:
             self._touched.pop(name, None)
 
     def _map(self, chunk: Chunk) -> Bytes | None:
-        path = self.folder / chunk.sha256
+        path = self.folder / chunk.name
         try:
             if path.lstat().st_size != chunk.nbytes:  # none of ours; it is fetched again
                 path.unlink()
                 return None
-            whole = Extents("uint8", (chunk.nbytes,), chunk.nbytes, (Run(chunk.sha256, 0, chunk.nbytes),))
+            whole = Extents("uint8", (chunk.nbytes,), chunk.nbytes, (Run(chunk.name, 0, chunk.nbytes),))
             block = map_blocks(self.folder, whole)[0]
         except (FileNotFoundError, CacheError):
             return None
         with self._lock:
-            self._maps[chunk.sha256] = block
-            self._touched[chunk.sha256] = time.monotonic()
+            self._maps[chunk.name] = block
+            self._touched[chunk.name] = time.monotonic()
             while len(self._maps) > _MOST_MAPS:
                 self._touched.pop(self._maps.popitem(last=False)[0])
         return block
@@ -170,18 +167,14 @@ class ChunkFolder:
 
     def _write(self, chunk: Chunk, fd: int, path: Path, parts: Callable[[], Iterator[bytes]]) -> Bytes | None:
         try:
-            digest, count = hashlib.sha256(), 0
-            for part in parts():
-                digest.update(part)
-                if count + len(part) <= chunk.nbytes:
-                    with disk_full(path, chunk.nbytes):
-                        pwrite_all(fd, part, count)
-                count += len(part)
-            if (digest.hexdigest(), count) != (chunk.sha256, chunk.nbytes):
-                raise WrongBytesError(digest.hexdigest(), count)
+            at = 0
+            for part in _checked(chunk, parts()):
+                with disk_full(path, chunk.nbytes):
+                    pwrite_all(fd, part, at)
+                at += len(part)
             flush_data(fd)
             with self._held():  # nobody removes it before it is mapped
-                path.rename(self.folder / chunk.sha256)
+                path.rename(self.folder / chunk.name)
                 return self._map(chunk)
         except BaseException:
             path.unlink(missing_ok=True)
@@ -204,10 +197,10 @@ class ChunkFolder:
                 f"{sized(self.limit)}; give more bytes by DIFFCACHE_MIRROR_BYTES"
             )
         make_folder(self.folder)
-        name = f"{chunk.sha256}{draft_name()}{_PART}" if alone else f"{chunk.sha256}{_PART}"
+        name = f"{chunk.name}{draft_name()}{_PART}" if alone else f"{chunk.name}{_PART}"
         path = self.folder / name
         with self._held() as lock:
-            if (self.folder / chunk.sha256).exists():
+            if (self.folder / chunk.name).exists():
                 return None
             if path.exists() and not _dead(path):
                 return None
@@ -282,6 +275,34 @@ class ChunkFolder:
             yield fd
         finally:
             _closed(fd)
+
+
+def _checked(chunk: Chunk, parts: Iterator[bytes]) -> Iterator[memoryview]:
+    """The bytes as they come; what a checksum is of ends before the next part begins, or in it."""
+    checks, at = iter(chunk.checks), 0
+    length, expected = next(checks)
+    digest, left = hashlib.sha256(), length
+    for part in parts:
+        view = memoryview(part)
+        while view:
+            some, view = view[:left], view[left:]
+            digest.update(some)
+            left -= len(some)
+            yield some
+            if not left:
+                if digest.hexdigest() != expected:
+                    raise WrongBytesError(_differs(at, length, expected, digest.hexdigest()))
+                at += length
+                length, expected = next(checks, (0, ""))
+                digest, left = hashlib.sha256(), length
+                if not left and len(view):
+                    raise WrongBytesError(f"expected {chunk.nbytes} bytes, got more")
+    if left:
+        raise WrongBytesError(f"expected {chunk.nbytes} bytes, got {at + length - left}")
+
+
+def _differs(at: int, length: int, expected: str, found: str) -> str:
+    return f"bytes {at} to {at + length - 1}: expected SHA-256 {expected}, got {found}"
 
 
 def _dead(path: Path) -> bool:

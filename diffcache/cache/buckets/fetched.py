@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffcache.cache.buckets.manifest import Manifest, Piece
+from diffcache.cache.buckets.manifest import Manifest
+from diffcache.cache.buckets.mirror import Part
+from diffcache.cache.formats.compressed import CompressedRows
 from diffcache.cache.layout import short_place
 from diffcache.errors import CacheError
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from diffcache.cache.buckets.mirror import Mirror
     from diffcache.cache.catalog import StoredArray
     from diffcache.cache.files.extents import Extents
+    from diffcache.cache.formats.protocol import Format
 
 Array = np.ndarray[Any, Any]
 
@@ -37,16 +41,71 @@ class _Stretch:
     Attributes:
         first: its first row, counted over all arrays.
         rows: how many.
-        name: path of the object below the bucket's URL.
-        piece: the bytes that are fetched.
+        part: what is fetched.
         skip: bytes of it before the first row.
     """
 
     first: int
     rows: int
-    name: str
-    piece: Piece
+    part: Part
     skip: int
+
+
+class Fetched:
+    """What a bucket has of a store, as it is now; the manifest is one, also where the store is pushed again.
+
+    Args:
+        mirror: keeps the chunks.
+        store: the store's folder in the mirror.
+
+    Raises:
+        BucketError: the bucket cannot be read.
+    """
+
+    def __init__(self, mirror: Mirror, store: Path) -> None:
+        self._mirror, self._place = mirror, short_place(store)
+        self._manifest = mirror.bring(store)
+        self._root = store
+
+    @property
+    def limit(self) -> int:
+        """Bytes of chunks that are kept here."""
+        return self._mirror.chunks.limit
+
+    def names(self, texts: Mapping[Path, bytes]) -> bool:
+        """Whether these are the texts of small files, by their paths in the store."""
+        files = self._manifest.files
+        return all(
+            path.as_posix() in files and files[path.as_posix()].sha256 == hashlib.sha256(text).hexdigest()
+            for path, text in texts.items()
+        )
+
+    def rows(self, arrays: Sequence[StoredArray]) -> FetchedRows:
+        """The rows of plain arrays that follow each other; see there."""
+        return FetchedRows(self._mirror, self._place, self._manifest, arrays)
+
+    def compressed(self, format: Format, arrays: Sequence[StoredArray]) -> CompressedRows:
+        """The rows of compressed arrays that follow each other, of which files are fetched whole."""
+        return CompressedRows(self._root, format, arrays, elsewhere=self)
+
+    def data(self, path: str) -> bytes:
+        """All bytes of a file of features."""
+        part = self._whole(path)
+        found = self._mirror.get(part)
+        return bytes(self._mirror.want(part).result() if found is None else found)
+
+    def place(self, path: str) -> Path:
+        """Where a file of features is now."""
+        part = self._whole(path)
+        if self._mirror.get(part) is None:
+            self._mirror.want(part).result()
+        return self._mirror.chunks.folder / part.chunk.name
+
+    def _whole(self, path: str) -> Part:
+        data = self._manifest.data.get(path)
+        if data is None:
+            raise CacheError(f"{self._mirror.url}/{self._place}/{path}: damaged: the bucket lacks it; push it again")
+        return Part.whole(f"{self._place}/{path}", data)
 
 
 class FetchedRows:
@@ -54,7 +113,7 @@ class FetchedRows:
 
     Args:
         mirror: keeps the chunks.
-        store: the store's folder in the mirror.
+        place: the store's folder below the bucket's URL.
         manifest: says what the bucket has of the store.
         arrays: one of each segment, in order; not compressed.
 
@@ -62,22 +121,17 @@ class FetchedRows:
         CacheError: the manifest lacks a file of an array, or cuts one within a row.
     """
 
-    def __init__(self, mirror: Mirror, store: Path, manifest: Manifest, arrays: Sequence[StoredArray]) -> None:
+    def __init__(self, mirror: Mirror, place: str, manifest: Manifest, arrays: Sequence[StoredArray]) -> None:
         self._mirror = mirror
         self._stretches: list[_Stretch] = []
         self._type, self._shape = arrays[0].features.type, arrays[0].features.shape[1:]
         row = 0
         for array in arrays:
-            self._stretches += _stretches(array.features, manifest, row, f"{mirror.url}/{short_place(store)}")
+            self._stretches += _stretches(array.features, manifest, row, place, mirror.url)
             row += array.features.shape[0]
         self._firsts = np.array([one.first for one in self._stretches], dtype=np.intp)
-        self._largest = max(one.piece.length for one in self._stretches)
+        self._largest = max(one.part.chunk.nbytes for one in self._stretches)
         self._last = -2
-
-    @property
-    def limit(self) -> int:
-        """Bytes of chunks that are kept."""
-        return self._mirror.chunks.limit
 
     def gather(self, rows: np.ndarray[Any, np.dtype[np.intp]], out: Array) -> Array:
         """Copy rows; each chunk is visited once, and those that are not here are fetched several at a time.
@@ -116,14 +170,14 @@ class FetchedRows:
 
     def _chunks(self, numbers: Sequence[int]) -> Iterator[tuple[_Stretch, Bytes]]:
         """The chunks of some stretches in order; while one is used, the next ones are fetched."""
-        at_once = max(1, min(_AT_ONCE, self.limit // (2 * self._largest)))
+        at_once = max(1, min(_AT_ONCE, self._mirror.chunks.limit // (2 * self._largest)))
         coming: deque[tuple[_Stretch, Any]] = deque()
         left = iter(numbers)
         while True:
             while len(coming) < at_once and (number := next(left, None)) is not None:
                 one = self._stretches[number]
-                chunk = self._mirror.chunk(one.name, one.piece)
-                coming.append((one, self._mirror.want(one.name, one.piece) if chunk is None else chunk))
+                chunk = self._mirror.get(one.part)
+                coming.append((one, self._mirror.want(one.part) if chunk is None else chunk))
             if not coming:
                 return
             one, chunk = coming.popleft()
@@ -146,27 +200,27 @@ class FetchedRows:
             self._announce(np.unique(numbers).tolist())
 
     def _announce(self, numbers: Sequence[int]) -> None:
-        room = self.limit // 2  # more of them would drive out what is being read
+        room = self._mirror.chunks.limit // 2  # more of them would drive out what is being read
         for number in numbers:
             one = self._stretches[number]
-            room -= one.piece.length
-            if room < 0:
-                return
-            if self._mirror.chunk(one.name, one.piece) is None:
-                self._mirror.announce(one.name, one.piece)
+            if self._mirror.get(one.part) is None:
+                room -= one.part.chunk.nbytes
+                if room < 0:
+                    return
+                self._mirror.announce(one.part)
 
 
-def _stretches(extents: Extents, manifest: Manifest, row: int, where: str) -> Iterator[_Stretch]:
-    """The pieces that hold an array's rows, in order."""
-    place, nbytes = "/".join(where.split("/")[-3:]), extents.row_bytes
+def _stretches(extents: Extents, manifest: Manifest, row: int, place: str, url: str) -> Iterator[_Stretch]:
+    """The pieces that hold an array's rows, in order; its first row is number ``row``."""
+    nbytes = extents.row_bytes
     for path, offset, first, end in extents.pieces(0, extents.shape[0]):
-        data = manifest.data.get(path)
+        data, name = manifest.data.get(path), f"{place}/{path}"
         stop = offset + (end - first) * nbytes
         if data is None or data.size < stop:
-            raise CacheError(f"{where}/{path}: damaged: the bucket lacks bytes of it; push the store again")
+            raise CacheError(f"{url}/{name}: damaged: the bucket lacks bytes of it; push the store again")
         for piece in data.over(offset, stop):
             begin, finish = max(piece.offset, offset), min(piece.offset + piece.length, stop)
             if (begin - offset) % nbytes or (finish - offset) % nbytes:
-                raise CacheError(f"{where}/{path}: damaged: its pieces are cut within rows; push the store again")
+                raise CacheError(f"{url}/{name}: damaged: its pieces are cut within rows; push the store again")
             before = first + (begin - offset) // nbytes
-            yield _Stretch(row + before, (finish - begin) // nbytes, f"{place}/{path}", piece, begin - piece.offset)
+            yield _Stretch(row + before, (finish - begin) // nbytes, Part.of(name, piece), begin - piece.offset)

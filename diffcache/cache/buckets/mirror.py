@@ -20,9 +20,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +35,7 @@ from diffcache.cache.buckets.queue import Downloads
 from diffcache.cache.catalog import ARRAYS, SEGMENTS
 from diffcache.cache.files.disk import disk_full, draft_name, flush_data, make_folder, pwrite_all, remove, write_whole
 from diffcache.cache.formats.protocol import get_format
-from diffcache.cache.header import HEADER, Header
+from diffcache.cache.header import HEADER
 from diffcache.cache.layout import TMP, segment_number, short_place
 from diffcache.cache.places import MIRROR, store_folders
 from diffcache.cache.receipts import FOLDER as RECEIPTS
@@ -52,6 +54,44 @@ _THREADS = 8
 _TRIES = 3
 _KEPT = frozenset({TMP, "lock"})
 """What a store's folder may have beside what its manifest names."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes of an object that are fetched together.
+
+    Attributes:
+        name: path of the object below the URL.
+        offset: the first of them.
+        chunk: what they are.
+    """
+
+    name: str
+    offset: int
+    chunk: Chunk
+
+    @classmethod
+    def of(cls, name: str, piece: Piece) -> Part:
+        """A piece of an object."""
+        return cls(name, piece.offset, Chunk(piece.sha256, ((piece.length, piece.sha256),)))
+
+    @classmethod
+    def whole(cls, name: str, data: DataFile) -> Part:
+        """All pieces of an object."""
+        if len(data.pieces) == 1:
+            return cls.of(name, data.pieces[0])
+        return cls(name, 0, Chunk(data.content, tuple((piece.length, piece.sha256) for piece in data.pieces)))
+
+    def plain(self) -> list[Any]:
+        """As JSON values."""
+        return [self.name, self.offset, self.chunk.name, [list(check) for check in self.chunk.checks]]
+
+    @classmethod
+    def from_plain(cls, values: list[Any]) -> Part:
+        """Back from :meth:`plain`."""
+        name, offset, chunk, checks = values
+        return cls(name, offset, Chunk(chunk, tuple((length, sha256) for length, sha256 in checks)))
+
 
 _mirrors: dict[Path, Mirror] = {}
 _opening = threading.Lock()
@@ -341,64 +381,62 @@ class Mirror:
 
     # --- features -------------------------------------------------------------------------------
 
-    def chunk(self, name: str, piece: Piece) -> Bytes | None:
-        """A piece of an object of features, where it is here."""
-        return self.chunks.get(Chunk(piece.sha256, piece.length))
+    def get(self, part: Part) -> Bytes | None:
+        """A part of an object, mapped read-only, where it is here."""
+        return self.chunks.get(part.chunk)
 
-    def want(self, name: str, piece: Piece) -> Future[Bytes]:
-        """Fetch a piece now, in another thread.
+    def want(self, part: Part) -> Future[Bytes]:
+        """Fetch a part now, in another thread; see :meth:`fetch`."""
+        return self.downloads.want(part.chunk.name, partial(self.fetch, part))
 
-        Its result raises BucketError where the bucket cannot be read or has other bytes; CacheError or DiskFullError
-        where there is no room here.
+    def announce(self, part: Part) -> None:
+        """Fetch a part when nothing else is waited for."""
+        self.downloads.announce(part.chunk.name, partial(self.fetch, part))
 
-        Args:
-            name: path of the object, below the URL.
-            piece: which bytes of it, and their checksum.
+    def fetch(self, part: Part) -> Bytes:
+        """A part of an object, mapped read-only, fetched where it isn't here.
+
+        Raises:
+            BucketError: the bucket cannot be read, or has other bytes than its manifest says.
+            CacheError: the limit is below the size of the part.
+            DiskFullError: there is no room here.
         """
-        return self.downloads.want(piece.sha256, self._fetching(name, piece))
-
-    def announce(self, name: str, piece: Piece) -> None:
-        """Fetch a piece when nothing else is waited for."""
-        self.downloads.announce(piece.sha256, self._fetching(name, piece))
-
-    def _fetching(self, name: str, piece: Piece) -> Callable[[], Bytes]:
-        return lambda: self.fetch(name, piece)
-
-    def fetch(self, name: str, piece: Piece) -> Bytes:
-        """Fetch a piece; see :meth:`want`."""
         if self.is_forked:
-            return self._fetch_by_helper(name, piece)
-        wrong: WrongBytesError | None = None
+            return self._fetch_by_helper(part)
+        what = ""
         for _ in range(_TRIES):
             try:
-                return self.chunks.fetch(Chunk(piece.sha256, piece.length), lambda: self._parts(name, piece))
+                return self.chunks.fetch(part.chunk, partial(self._bytes, part))
             except WrongBytesError as error:
-                wrong = error
+                what = f"from byte {part.offset} on, {error}" if part.offset else str(error)
             except MissingError as error:
-                raise self._changed(name, str(error)) from None
-        raise self._changed(name, _differs(piece, wrong.found.sha256 if wrong else None))
+                what = str(error)
+                break
+        raise self._changed(part.name, what)
 
-    def _parts(self, name: str, piece: Piece) -> Iterator[bytes]:
-        for start in range(0, piece.length, PART):
+    def _bytes(self, part: Part) -> Iterator[bytes]:
+        at, stop = part.offset, part.offset + part.chunk.nbytes
+        while at < stop:
             if self.downloads.stopping:
-                raise BucketError(f"{self.url}/{name}: reading was stopped, since the process ends")
-            yield self.bucket.get(name, offset=piece.offset + start, length=min(PART, piece.length - start))
+                raise BucketError(f"{self.url}/{part.name}: reading was stopped, since the process ends")
+            data = self.bucket.get(part.name, offset=at, length=min(PART, stop - at))
+            at += len(data)
+            yield data
 
-    def _fetch_by_helper(self, name: str, piece: Piece) -> Bytes:
+    def _fetch_by_helper(self, part: Part) -> Bytes:
         """In a forked process: have a new one fetch it."""
-        chunk = Chunk(piece.sha256, piece.length)
-        numbers = [str(value) for value in (piece.offset, piece.length, piece.sha256, self.chunks.limit)]
         for _ in range(_TRIES):
-            found = self.chunks.get(chunk)
+            found = self.chunks.get(part.chunk)
             if found is not None:
                 return found
-            command = [sys.executable, "-m", __name__, self.url, str(self.root), name, *numbers]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+            text = json.dumps([self.url, str(self.root), self.chunks.limit, part.plain()])
+            command = [sys.executable, "-m", "diffcache.cache.buckets.helper"]
+            done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
             if done.returncode:
-                lines = done.stderr.strip().splitlines() or [f"the process that fetches it ended with {done.returncode}"]
+                lines = done.stderr.strip().splitlines() or [f"the process that fetches ended with {done.returncode}"]
                 raise BucketError(lines[-1])
         raise BucketError(
-            f"{self.url}/{name}: removed as soon as it is fetched: {BYTES} is too small for all that read here"
+            f"{self.url}/{part.name}: removed as soon as it is fetched; give all who read here more bytes by {BYTES}"
         )
 
 
@@ -412,7 +450,7 @@ def _wanted(manifest: Manifest) -> dict[str, tuple[int, str | None]]:
     }
     own = {path for name in ("zarr", "hdf5") for path in _own_files(manifest, name)}
     for path, data in manifest.data.items():
-        if path in own or data.size == 0:
+        if path in own:
             wanted[path] = (data.size, data.pieces[0].sha256 if len(data.pieces) == 1 else _of_pieces(data))
     return wanted
 
@@ -461,25 +499,8 @@ def _files_below(store: Path) -> Iterator[str]:
         relative = Path(folder).relative_to(store)
         if not relative.parts:
             below[:] = [name for name in below if name not in _KEPT]
-            files = [name for name in files if name not in _KEPT]
-        yield from ((relative / file).as_posix() for file in files)
+        yield from ((relative / file).as_posix() for file in files if relative.parts or file not in _KEPT)
 
 
 def _differs(piece: Piece, found: str | None) -> str:
     return f"bytes {piece.offset} to {piece.offset + piece.length - 1}: expected SHA-256 {piece.sha256}, got {found}"
-
-
-def _help(arguments: Sequence[str]) -> int:
-    """What the helper of a forked process does: fetch one piece."""
-    url, root, name, offset, length, sha256, limit = arguments
-    try:
-        mirror = open_mirror(url, root=Path(root), limit=int(limit))
-        mirror.fetch(name, Piece(int(offset), int(length), sha256))
-    except DiffcacheError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_help(sys.argv[1:]))
