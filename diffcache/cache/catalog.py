@@ -299,6 +299,15 @@ def receipt_names(root: Path, segment: int) -> frozenset[str]:
     return frozenset(_names(root / RECEIPTS / segment_name(segment)))
 
 
+def has_receipt(root: Path, receipt: Receipt) -> bool:
+    """Whether a store has this very receipt now: where it hasn't, a writer has begun its rows again."""
+    try:
+        path = receipt.path(root)
+        return Receipt.unseal(read_small(path, limit=sealed.MAX_BYTES), path) == receipt
+    except (CacheError, OSError):
+        return False
+
+
 class Ledger:
     """The valid receipts of a store, and what they say is committed.
 

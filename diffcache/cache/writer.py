@@ -113,9 +113,7 @@ class Writer:
 
     def _add_array(self, spec: ArraySpec) -> None:
         store, number = self.store, spec.segment
-        for receipt in store.ledger.receipts():
-            if receipt.rows.segment == number and spec.setting in receipt.settings:
-                revoke(store, receipt, frozenset([spec.setting]))  # the array it speaks of is gone
+        self._revoke(spec)
         samples = self._samples_of(store.segments[number])
         draft = self._tmp / f"array-{number:05d}"
         remove(draft)
@@ -124,12 +122,42 @@ class Writer:
             with disk_full(draft, 0):
                 features, committed = self._format.create_array(draft, spec, samples, store.header.attributes())
             flush_tree(draft)
-            array = self._stored(spec, features, committed, draft, list(draft.iterdir()))
-            place = self._root / self._format.folder / segment_name(number)
-            for path in sorted(draft.iterdir(), reverse=True):
-                move_in(path, place / path.name)
+            self._put(self._stored(spec, features, committed, draft, list(draft.iterdir())), draft)
         finally:
             remove(draft)
+
+    def adopt_array(self, array: StoredArray, draft: Path) -> None:
+        """Take in an array that was made elsewhere.
+
+        Args:
+            array: what its listing says; it was compared with its files.
+            draft: the folder that they are in and nothing else, flushed, on the store's disk.
+
+        Raises:
+            CacheError: something is in its place; or the rows have another shape than in other segments.
+        """
+        spec = array.spec
+        for number, settings in self.store.settings_by_segment.items():
+            if spec.setting in settings:
+                shape = self.store.array(spec.setting, segment=number).spec.shape[1:]
+                if shape != spec.shape[1:]:
+                    raise CacheError(
+                        f"{self._root}: {spec.setting}: expected rows of the stored shape {shape}, got {spec.shape[1:]}"
+                    )
+        self._require_free(spec)
+        self._revoke(spec)
+        self._put(array, draft)
+
+    def _revoke(self, spec: ArraySpec) -> None:
+        """Receipts of an array that is not there yet speak of one that is gone."""
+        for receipt in self.store.ledger.receipts():
+            if receipt.rows.segment == spec.segment and spec.setting in receipt.settings:
+                revoke(self.store, receipt, frozenset([spec.setting]))
+
+    def _put(self, array: StoredArray, draft: Path) -> None:
+        place = self._root / self._format.folder / segment_name(array.spec.segment)
+        for path in sorted(draft.iterdir(), reverse=True):
+            move_in(path, place / path.name)
         self._list_array(array)
 
     def _stored(
@@ -170,12 +198,30 @@ class Writer:
         make_folder(self._tmp)
         try:
             segment = create_segment(self._format, draft, samples, store.header, number=number, first_row=first)
-            move_in(draft, self._root / self._format.folder / segment_name(number))
+            self.adopt_segment(segment, draft)
         finally:
             remove(draft)
-        write_whole(catalog.segment_path(self._root, number), segment.seal(), tmp=self._tmp)
-        store.refresh()
         return segment
+
+    def adopt_segment(self, segment: Segment, draft: Path) -> None:
+        """Take in a segment that was made elsewhere.
+
+        Args:
+            segment: what its listing says; it was compared with its files.
+            draft: its folder, flushed, on the store's disk.
+
+        Raises:
+            CacheError: it is not the one that follows those of the store.
+        """
+        store = self.store
+        if (segment.number, segment.first_row) != (len(store.segments), store.rows):
+            raise CacheError(
+                f"{self._root}: expected segment {len(store.segments)} from row {store.rows} on, got segment "
+                f"{segment.number} from row {segment.first_row} on"
+            )
+        move_in(draft, self._root / self._format.folder / segment_name(segment.number))
+        write_whole(catalog.segment_path(self._root, segment.number), segment.seal(), tmp=self._tmp)
+        store.refresh()
 
     def mark(self, reasons: Mapping[int, str]) -> None:
         """Record that the images of some rows could not be used; stage two leaves these rows out.

@@ -21,7 +21,8 @@ _KEYS = {
     "InvalidSecurity",
 }
 _METADATA = re.compile(
-    r"169\.254\.|metadata\.google|fd00:ec2|token request|MissingCredential|Missing AccessKeyId|Missing SecretAccessKey|security-credentials"
+    r"169\.254\.|metadata\.google|fd00:ec2|token request|MissingCredential|security-credentials|"
+    r"Missing AccessKeyId|Missing SecretAccessKey"
 )
 _LOST = re.compile(
     r"error sending request|dns|connect|timed? ?out|operation timed|body|decod|reset|closed", re.IGNORECASE

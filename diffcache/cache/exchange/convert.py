@@ -18,7 +18,6 @@ from diffcache.cache.files import sealed
 from diffcache.cache.files.disk import (
     disk_full,
     flush_tree,
-    read_small,
     require_room,
 )
 from diffcache.cache.files.extents import RawFiles
@@ -236,7 +235,7 @@ class _Conversion:
     def _mismatch(self, what: str, rows: RowRange) -> CacheError:
         """The error where bytes are not what receipts say: damage, unless a writer has begun the rows again since."""
         root = self.source.path
-        if not all(_is_there(receipt, root) for receipt in self.source.ledger.at(rows)):
+        if not all(catalog.has_receipt(root, receipt) for receipt in self.source.ledger.at(rows)):
             return CacheError(
                 f"{root}: {what} of {rows} were written again while they were read; nothing was converted: convert "
                 f"again when nobody writes to the store"
@@ -245,15 +244,6 @@ class _Conversion:
             f"{root}: damaged: {what} of {rows} are not what the receipt says; nothing was converted: mend the store "
             f"with `diffcache verify --repair`, extract what that drops, and convert again"
         )
-
-
-def _is_there(receipt: Receipt, root: Path) -> bool:
-    """Whether the store has this very receipt now."""
-    try:
-        path = receipt.path(root)
-        return Receipt.unseal(read_small(path, limit=sealed.MAX_BYTES), path) == receipt
-    except (CacheError, OSError):
-        return False
 
 
 def in_chunks(

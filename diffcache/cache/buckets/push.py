@@ -1,0 +1,477 @@
+"""Push: what a bucket lacks of a store, each byte checked on its way, receipts last."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from diffcache.cache import catalog
+from diffcache.cache.buckets.contents import Bones, Contents, Source, committed_rows, kept_receipts, small_files
+from diffcache.cache.buckets.manifest import (
+    MANIFEST,
+    DataFile,
+    Listed,
+    Manifest,
+    Piece,
+    SmallFile,
+    list_store,
+    now,
+    read_stores,
+)
+from diffcache.cache.buckets.parallel import JOBS, in_parallel
+from diffcache.cache.buckets.place import Bucket, Entry
+from diffcache.cache.files import sealed
+from diffcache.cache.files.disk import read_small
+from diffcache.cache.header import HEADER, Header
+from diffcache.cache.layout import RowRange, segment_name, short_place
+from diffcache.cache.places import place_of
+from diffcache.cache.receipts import FOLDER as RECEIPTS
+from diffcache.cache.receipts import NAME, Receipt
+from diffcache.cache.store import Store
+from diffcache.errors import BucketError, CacheError, MissingError
+from diffcache.events import Notice, OnEvent, Progress, ignore
+
+SAVE_SECONDS = 20.0
+"""How often what was sent is written down, so that a push that is killed does not send it again."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push has done.
+
+    Attributes:
+        place: ``images/split/<16 digits>``, the store's folder below the bucket's URL.
+        url: of the store in the bucket.
+        sent: objects that were sent.
+        nbytes: their bytes.
+        objects: objects that the bucket has of the store now.
+        withheld: receipts that wait until the chunks of their rows are whole.
+        seconds: how long that took.
+    """
+
+    place: str
+    url: str
+    sent: int
+    nbytes: int
+    objects: int
+    withheld: int
+    seconds: float
+
+
+def push_store(
+    store: Store | str | Path,
+    bucket: Bucket | str,
+    *,
+    jobs: int = JOBS,
+    whole_chunks: bool = False,
+    save_seconds: float = SAVE_SECONDS,
+    on_event: OnEvent = ignore,
+) -> Pushed:
+    """Bring a bucket to have what a store has now; the store may be written to meanwhile.
+
+    Every committed range is checked against its receipt as it is read. A receipt is in the bucket only while the bytes
+    that it speaks of are.
+
+    Args:
+        store: the store or its folder; it is only read.
+        bucket: the bucket that is the cache, or its URL.
+        jobs: objects that are sent at once.
+        whole_chunks: send only files all of whose rows are committed, and their receipts; the rest later.
+        save_seconds: how often what was sent is written down.
+        on_event: hears of progress, in bytes.
+
+    Raises:
+        CacheError: the store is damaged; a range was written again meanwhile; or the bucket has another store in its
+            place, or rows that this one lacks.
+        BucketError: the bucket cannot be reached, refuses, or somebody else pushes the same store.
+        MissingError: there is no such store.
+    """
+    root = store.path if isinstance(store, Store) else Path(store)
+    target = bucket if isinstance(bucket, Bucket) else Bucket(bucket)
+    push = _Push(Store.open(root), target, jobs, save_seconds, on_event)
+    return push.run(whole_chunks=whole_chunks)
+
+
+class _Push:
+    """One push of a store as it was when it was opened."""
+
+    def __init__(self, store: Store, bucket: Bucket, jobs: int, save_seconds: float, on_event: OnEvent) -> None:
+        self.store, self.bucket, self.jobs = store, bucket, jobs
+        self.save_seconds, self.on_event = save_seconds, on_event
+        self.place = "/".join(place_of(store.header))
+        self.there = bucket.below(self.place)
+        self.task = f"push {short_place(store.path)}"
+        self.begun = time.perf_counter()
+        self.files: dict[str, SmallFile] = {}
+        self.data: dict[str, DataFile] = {}
+        self.receipts: dict[str, Receipt] = {}  # those that are in the bucket
+        self.entry: Entry | None = None
+        self.saved = time.monotonic()
+        self.sent = self.nbytes = 0
+
+    # --- what is where --------------------------------------------------------------------------
+
+    def run(self, *, whole_chunks: bool) -> Pushed:
+        """All of it."""
+        listing = {entry.path: entry for entry in self.there.list()}
+        old = self._manifest(listing)
+        self._known(old, listing)
+        local = list(kept_receipts(self.store))
+        self._require_same(listing)
+        sealed_receipts = {_path(receipt): _facts(receipt.seal()) for receipt in local}
+        self._adopt(local, sealed_receipts, listing)
+        stale, kept = self._stale(listing)
+
+        contents = Contents(self.store, local)
+        sources = list(contents.sources())
+        if whole_chunks:
+            local, sources = self._whole(local, sources)
+        data = [one for one in sources if one.path not in self.data or self.data[one.path].content != one.content]
+        small = self._small(listing)
+        receipts = [one for one in local if _path(one) not in self.receipts]
+        withheld = len(sealed_receipts) - len({_path(one) for one in local} & sealed_receipts.keys())
+        said = old is not None and (old.files, old.data) == (self.files, self.data)
+        if data or small or receipts or stale or kept or not said:
+            self._send(data, small, receipts, stale, kept)
+        if self._unlisted():
+            pushed = Listed.of(self.store.header, rows=self.store.rows, pushed=now())
+            list_store(self.bucket, pushed)
+        return Pushed(
+            self.place,
+            self.there.url,
+            self.sent,
+            self.nbytes,
+            len(self.files) + len(self.data),
+            withheld,
+            time.perf_counter() - self.begun,
+        )
+
+    def _manifest(self, listing: dict[str, Entry]) -> Manifest | None:
+        if MANIFEST not in listing:
+            return None
+        try:
+            data, self.entry = self.there.read(MANIFEST)
+            return Manifest.unseal(data, self.there.place(MANIFEST))
+        except MissingError:
+            return None
+        except CacheError as error:
+            self.on_event(Notice(f"{error}; all of the store is pushed again"))
+            return None
+
+    def _known(self, old: Manifest | None, listing: dict[str, Entry]) -> None:
+        """What the manifest says of objects that are there, and are what they were."""
+        if old is None:
+            return
+        for path, file in old.files.items():
+            if _is(listing.get(path), file.size, file.etag):
+                self.files[path] = file
+        for path, one in old.data.items():
+            if _is(listing.get(path), one.size, one.etag):
+                self.data[path] = one
+
+    def _require_same(self, listing: dict[str, Entry]) -> None:
+        """The bucket's store must be this one, and have no rows that this one lacks."""
+        store = self.store
+        if HEADER in listing:
+            data = self.there.get(HEADER)
+            there = Header.from_plain(sealed.unseal(data, self.there.place(HEADER)), Path(HEADER))
+            if replace(there, created_by=store.header.created_by) != store.header:
+                form = f"{there.format}{' compressed' if there.compression else ''}"
+                raise CacheError(
+                    f"{self.there.url}: the bucket has another store there: in the format {form}, ranges of "
+                    f"{there.range_rows} rows, {len(there.class_names)} classes; push to another URL"
+                )
+        for segment in store.segments:
+            path = f"{catalog.SEGMENTS}/{segment_name(segment.number)}.json"
+            if path in listing:
+                where = self.there.place(path)
+                said = sealed.unseal(self.there.get(path), where)
+                if (said.get("samples"), said.get("rows")) != (segment.samples, segment.rows):
+                    raise CacheError(
+                        f"{self.there.place(path)}: other images than those of {store.path}; push to another URL"
+                    )
+        later = f"{catalog.SEGMENTS}/{segment_name(len(store.segments))}.json"
+        if later in listing:
+            raise self._behind("rows that were added")
+
+    def _behind(self, what: str) -> CacheError:
+        return CacheError(
+            f"{self.store.path}: {self.there.url} has {what}, which this store lacks; `diffcache pull` them first, so "
+            f"that nothing there is lost"
+        )
+
+    def _adopt(
+        self, local: Iterable[Receipt], facts: dict[str, tuple[int, str, str]], listing: dict[str, Entry]
+    ) -> None:
+        """Receipts of the store that the bucket has as they are; what a killed push sent is known by its MD5."""
+        for receipt in local:
+            path = _path(receipt)
+            size, sha256, md5 = facts[path]
+            known, there = self.files.get(path), listing.get(path)
+            if known is None and there is not None and (there.size, there.etag) == (size, md5):
+                known = self.files[path] = SmallFile(size, md5, sha256)
+            if known is not None and known.sha256 == sha256:
+                self.receipts[path] = receipt
+
+    def _stale(self, listing: dict[str, Entry]) -> tuple[list[str], list[Receipt]]:
+        """Receipts in the bucket that are not the store's: paths of those that go, and what of them is to stay.
+
+        What they say of settings that have no array here stays: these were removed here, or came from elsewhere.
+
+        Raises:
+            CacheError: rows that they speak of are not committed here.
+        """
+        going, staying = [], []
+        others = [p for p in listing if p.startswith(f"{RECEIPTS}/") and p not in self.receipts]
+        for path, data in in_parallel(self._read, [path for path in others if _is_receipt(path)], jobs=self.jobs):
+            if data is None:
+                continue
+            try:
+                receipt = Receipt.unseal(data, self.there.place(path))
+                if _path(receipt) != path or receipt.fingerprint != self.store.fingerprint:
+                    raise CacheError("of another place")
+            except CacheError:  # it speaks of nothing
+                going.append(path)
+                continue
+            if receipt.rows.segment >= len(self.store.segments):
+                raise self._behind("rows that were added")
+            mine = frozenset(receipt.settings) & self.store.settings_by_segment[receipt.rows.segment]
+            here = {s: sum_ for one in self.store.ledger.at(receipt.rows) for s, sum_ in one.settings.items()}
+            lacking = sorted(mine - here.keys())
+            if lacking:
+                raise self._behind(f"{receipt.rows} of {', '.join(map(str, lacking[:3]))}")
+            if mine != receipt.settings.keys() and all(here[s] == receipt.settings[s] for s in mine):
+                size, sha256, _ = _facts(data)
+                self.files[path] = SmallFile(size, listing[path].etag, sha256)
+                self.receipts[path] = receipt
+                continue
+            going.append(path)
+            left = receipt.without(mine)
+            if left is not None:
+                staying.append(left)
+        for path in going:
+            self.files.pop(path, None)
+        return going, staying
+
+    def _read(self, path: str) -> bytes | None:
+        try:
+            return self.there.get(path)
+        except MissingError:
+            return None
+
+    def _whole(self, local: list[Receipt], sources: list[Source]) -> tuple[list[Receipt], list[Source]]:
+        """The receipts all of whose rows are in whole files, and the files that are to be there for them."""
+        partial = {one.path for one in sources if not one.whole}
+        held: list[Receipt] = []
+        for receipt in local:
+            rows = receipt.rows
+            paths = {
+                path
+                for setting in receipt.settings
+                for path, *_ in self.store.array(setting, segment=rows.segment).features.pieces(rows.start, rows.stop)
+            }
+            if _path(receipt) in self.receipts or paths.isdisjoint(partial):
+                held.append(receipt)
+        # what is beside the features says what the receipts say that go with it
+        small = {one.path: one for one in Contents(self.store, held).sources()}
+        chosen = []
+        for one in sources:
+            if one.path in partial:
+                continue
+            beside = all(filled.extents.dtype == "uint8" for filled in one.filled)
+            chosen.append(small[one.path] if beside else one)
+        return held, chosen
+
+    def _small(self, listing: dict[str, Entry]) -> dict[str, bytes]:
+        """The JSON files that are to be sent."""
+        found: dict[str, bytes] = {}
+        paths = {**small_files(self.store), HEADER: self.store.path / HEADER}
+        for path, file in paths.items():
+            data = read_small(file, limit=sealed.MAX_BYTES)
+            sealed.unseal(data, file)
+            size, sha256, md5 = _facts(data)
+            there = listing.get(path)
+            if path not in self.files and there is not None and (there.size, there.etag) == (size, md5):
+                self.files[path] = SmallFile(size, md5, sha256)
+            if path not in self.files or self.files[path].sha256 != sha256:
+                if path.startswith(f"{catalog.MARKS}/") and path in listing:
+                    self._require_marks(path, data)
+                found[path] = data
+        gone = [p for p in listing if p.startswith(f"{catalog.MARKS}/") and p not in paths]
+        if gone:
+            raise self._behind("marks of unusable rows")
+        return found
+
+    def _require_marks(self, path: str, data: bytes) -> None:
+        there = sealed.unseal(self.there.get(path), self.there.place(path)).get("marks")
+        here = sealed.unseal(data, path)["marks"]
+        if isinstance(there, dict) and isinstance(here, dict) and there.keys() - here.keys():
+            raise self._behind("marks of unusable rows")
+
+    def _unlisted(self) -> bool:
+        there = read_stores(self.bucket).get(self.place)
+        return bool(self.sent) or there is None or there.rows != self.store.rows
+
+    # --- sending --------------------------------------------------------------------------------
+
+    def _send(
+        self,
+        data: list[Source],
+        small: dict[str, bytes],
+        receipts: list[Receipt],
+        stale: list[str],
+        kept: list[Receipt],
+    ) -> None:
+        total = sum(one.size for one in data) + sum(map(len, small.values()))
+        done, lock = 0, threading.Lock()
+
+        def told(nbytes: int) -> None:
+            nonlocal done
+            with lock:
+                done += nbytes
+                self.on_event(Progress(self.task, min(done, total), total, "bytes"))
+
+        self.save()  # from here on, whoever pushes the same store hears that we do
+        for receipt in kept:
+            path, file = self._put_receipt(receipt)
+            self.files[path], self.receipts[path] = file, receipt
+        for _ in in_parallel(self.there.delete, stale, jobs=self.jobs):
+            pass
+        if total:
+            told(0)
+        for _ in in_parallel(lambda bones: bones.check(self.store.path), _bones(data), jobs=self.jobs):
+            pass
+        for one, result in in_parallel(lambda one: self._put_data(one, told), data, jobs=self.jobs):
+            self.data[one.path] = result
+            self._counted(one.size)
+        for path, content in small.items():  # few, and their order matters: the header last
+            entry = self.there.put(path, content)
+            self.files[path] = SmallFile(len(content), entry.etag, hashlib.sha256(content).hexdigest())
+            told(len(content))
+            self._counted(len(content))
+        for receipt, (path, file) in in_parallel(self._put_receipt, receipts, jobs=self.jobs):
+            self.files[path], self.receipts[path] = file, receipt
+            self._counted(file.size)
+        self.save()
+
+    def _put_data(self, source: Source, told: Callable[[int], None]) -> DataFile:
+        pieces: list[Piece] = []
+        most = 0  # a try that is begun again counts once
+
+        def read() -> Iterable[bytes]:
+            nonlocal most
+            at = 0
+            for piece in source.pieces(self.store.path, pieces, self._refuse):
+                at += len(piece)
+                yield piece
+                if at > most:
+                    told(at - most)
+                    most = at
+
+        entry = self.there.put_pieces(source.path, source.size, read)
+        return DataFile(source.size, entry.etag, source.content, tuple(pieces))
+
+    def _put_receipt(self, receipt: Receipt) -> tuple[str, SmallFile]:
+        data, path = receipt.seal(), _path(receipt)
+        entry = self.there.put(path, data)
+        return path, SmallFile(len(data), entry.etag, hashlib.sha256(data).hexdigest())
+
+    def _refuse(self, what: str, rows: RowRange) -> CacheError:
+        """The error where bytes are not what receipts say: damage, unless a writer has begun the rows again since."""
+        root = self.store.path
+        if not all(catalog.has_receipt(root, receipt) for receipt in self.store.ledger.at(rows)):
+            return CacheError(f"{root}: {what} of {rows} were written again while they were pushed; push again")
+        return CacheError(
+            f"{root}: damaged: {what} of {rows} are not what the receipt says; nothing of them was pushed: mend the "
+            f"store with `diffcache verify --repair`, extract what that drops, and push again"
+        )
+
+    def _counted(self, nbytes: int) -> None:
+        self.sent += 1
+        self.nbytes += nbytes
+        if time.monotonic() - self.saved >= self.save_seconds:
+            self.save()
+
+    def save(self) -> None:
+        """Write down what the bucket has.
+
+        Raises:
+            BucketError: somebody else has since this push began.
+        """
+        store, begun = self.store, time.monotonic()
+        manifest = Manifest(
+            images=store.images,
+            split=store.split,
+            fingerprint=store.fingerprint,
+            pushed=now(),
+            committed=committed_rows(self.receipts.values()),
+            files=self.files,
+            data=self.data,
+        )
+        self.entry = self.there.swap(MANIFEST, manifest.seal(), self.entry)
+        if self.entry is None:
+            raise BucketError(
+                f"{self.there.url}: somebody else pushes this store, or did a moment ago; push again when that is done"
+            )
+        # one of a hundred thousand receipts is large: the writing of it is to take a tenth of the time at most
+        self.saved = time.monotonic() + 9 * (time.monotonic() - begun)
+
+
+def _path(receipt: Receipt) -> str:
+    return f"{RECEIPTS}/{segment_name(receipt.rows.segment)}/{receipt.name}"
+
+
+def _is_receipt(path: str) -> bool:
+    return path.count("/") == 2 and NAME.fullmatch(path.rpartition("/")[2]) is not None
+
+
+def _facts(data: bytes) -> tuple[int, str, str]:
+    """Size, SHA-256 and MD5."""
+    return len(data), hashlib.sha256(data).hexdigest(), hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _is(there: Entry | None, size: int, etag: str | None) -> bool:
+    return there is not None and there.size == size and (etag is None or there.etag == etag)
+
+
+def _bones(data: Iterable[Source]) -> list[Bones]:
+    found = {}
+    for one in data:
+        if one.bones is not None:
+            found[one.bones.what] = one.bones
+    return list(found.values())
+
+
+def push_cache(
+    root: str | Path,
+    url: str | Bucket,
+    *,
+    stores: Collection[Path] | None = None,
+    jobs: int = JOBS,
+    on_event: OnEvent = ignore,
+) -> list[Pushed]:
+    """Push all stores of a cache, or some.
+
+    Args:
+        root: the cache's folder.
+        url: of the bucket that is the cache.
+        stores: folders of stores in it; all, if they aren't given.
+        jobs: objects that are sent at once.
+        on_event: hears of progress.
+
+    Raises:
+        MissingError: there is no such cache, or no store in it.
+        CacheError, BucketError: as :func:`push_store`; stores before it are pushed.
+    """
+    from diffcache.cache.cache import open_cache
+    from diffcache.cache.places import store_folders
+
+    folders = store_folders(open_cache(root).root) if stores is None else sorted(stores)
+    if not folders:
+        raise MissingError(f"{root}: there is no store to push")
+    bucket = url if isinstance(url, Bucket) else Bucket(url)
+    return [push_store(folder, bucket, jobs=jobs, on_event=on_event) for folder in folders]
