@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffcache.cache.buckets.manifest import Manifest
+from diffcache.cache.buckets.manifest import Manifest, Piece
 from diffcache.cache.buckets.mirror import Part
 from diffcache.cache.formats.compressed import CompressedRows
 from diffcache.cache.layout import short_place
@@ -36,7 +36,7 @@ _ONWARD = 2
 
 @dataclass(frozen=True)
 class _Stretch:
-    """Consecutive rows in one piece of an object.
+    """Consecutive rows in consecutive bytes of an object, whole chunks of the array.
 
     Attributes:
         first: its first row, counted over all arrays.
@@ -105,7 +105,7 @@ class Fetched:
         data = self._manifest.data.get(path)
         if data is None:
             raise CacheError(f"{self._mirror.url}/{self._place}/{path}: damaged: the bucket lacks it; push it again")
-        return Part.whole(f"{self._place}/{path}", data)
+        return Part.of(f"{self._place}/{path}", data.pieces)
 
 
 class FetchedRows:
@@ -118,7 +118,7 @@ class FetchedRows:
         arrays: one of each segment, in order; not compressed.
 
     Raises:
-        CacheError: the manifest lacks a file of an array, or cuts one within a row.
+        CacheError: the manifest lacks a file of an array.
     """
 
     def __init__(self, mirror: Mirror, place: str, manifest: Manifest, arrays: Sequence[StoredArray]) -> None:
@@ -211,16 +211,23 @@ class FetchedRows:
 
 
 def _stretches(extents: Extents, manifest: Manifest, row: int, place: str, url: str) -> Iterator[_Stretch]:
-    """The pieces that hold an array's rows, in order; its first row is number ``row``."""
+    """What holds an array's rows, in order; its first row is number ``row``.
+
+    Pieces begin where chunks do, but for those within a large chunk, which are fetched together, and may cut a row.
+    """
     nbytes = extents.row_bytes
     for path, offset, first, end in extents.pieces(0, extents.shape[0]):
         data, name = manifest.data.get(path), f"{place}/{path}"
         stop = offset + (end - first) * nbytes
         if data is None or data.size < stop:
             raise CacheError(f"{url}/{name}: damaged: the bucket lacks bytes of it; push the store again")
+        part: list[Piece] = []
         for piece in data.over(offset, stop):
-            begin, finish = max(piece.offset, offset), min(piece.offset + piece.length, stop)
-            if (begin - offset) % nbytes or (finish - offset) % nbytes:
-                raise CacheError(f"{url}/{name}: damaged: its pieces are cut within rows; push the store again")
-            before = first + (begin - offset) // nbytes
-            yield _Stretch(row + before, (finish - begin) // nbytes, Part.of(name, piece), begin - piece.offset)
+            part.append(piece)
+            after = piece.offset + piece.length - offset
+            if after % (extents.chunk_rows * nbytes) and offset + after < stop:
+                continue  # a large chunk is in several pieces
+            skip = part[0].offset - offset
+            begin, finish = max(skip, 0) // nbytes, min(after // nbytes, end - first)
+            yield _Stretch(row + first + begin, finish - begin, Part.of(name, part), max(-skip, 0))
+            part = []

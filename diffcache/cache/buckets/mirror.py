@@ -71,16 +71,12 @@ class Part:
     chunk: Chunk
 
     @classmethod
-    def of(cls, name: str, piece: Piece) -> Part:
-        """A piece of an object."""
-        return cls(name, piece.offset, Chunk(piece.sha256, ((piece.length, piece.sha256),)))
-
-    @classmethod
-    def whole(cls, name: str, data: DataFile) -> Part:
-        """All pieces of an object."""
-        if len(data.pieces) == 1:
-            return cls.of(name, data.pieces[0])
-        return cls(name, 0, Chunk(data.content, tuple((piece.length, piece.sha256) for piece in data.pieces)))
+    def of(cls, name: str, pieces: Sequence[Piece]) -> Part:
+        """Pieces of an object that follow each other."""
+        checks = tuple((piece.length, piece.sha256) for piece in pieces)
+        text = "".join(f"{length} {sha256}\n" for length, sha256 in checks)
+        own = checks[0][1] if len(checks) == 1 else hashlib.sha256(text.encode()).hexdigest()
+        return cls(name, pieces[0].offset, Chunk(own, checks))
 
     def plain(self) -> list[Any]:
         """As JSON values."""
