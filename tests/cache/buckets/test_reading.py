@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -323,10 +324,8 @@ for _ in range(15):
 def _bytes(far: Features) -> int:
     total = 0
     for path in (far.store.mirror.root / ".chunks").iterdir():
-        try:
+        with suppress(FileNotFoundError):
             total += path.stat().st_size if path.name != ".lock" else 0
-        except FileNotFoundError:
-            pass
     return total
 
 
