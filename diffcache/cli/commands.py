@@ -18,14 +18,16 @@ _PART_OF_GRID = {"extract.t", "extract.b", "extract.pool", ALL_PRESETS}
 """What a command replaces that trains some heads of a pipeline's, or others on other settings."""
 
 
-def run_extract(file: str, overrides: Mapping[str, Any], *, settings: Sequence[str] | None) -> None:
+def run_extract(
+    file: str, overrides: Mapping[str, Any], *, settings: Sequence[str] | None, push: str | None = None
+) -> None:
     """``diffcache extract``."""
     pipeline = load_pipeline(file, overrides)
     wanted = named_settings(settings)
     with shown() as on_event:
         from diffcache.experiments import extract_pipeline
 
-        done = extract_pipeline(pipeline, settings=wanted, on_event=on_event)
+        done = extract_pipeline(pipeline, settings=wanted, push=push, on_event=on_event)
     table = plain_table("store", "backbone", "images", "settings", "passes", "time", "folder", right=_NUMBERS)
     for part in done:
         store = part.store

@@ -20,6 +20,7 @@ from diffcache.cli.options import (
     extract_options,
     grid_options,
     head_options,
+    jobs_option,
     judge_options,
     overrides,
     pipeline_file,
@@ -29,6 +30,9 @@ from diffcache.cli.options import (
 from diffcache.errors import DiffcacheError
 
 INTERRUPTED = 130  # what shells give a process that Ctrl-C ended
+
+
+_GOES_ON = ("extract", "train-heads", "ablate", "draws", "cka", "sample", "push", "pull")
 
 
 class _Group(click.Group):
@@ -45,7 +49,16 @@ class _Group(click.Group):
             _say(str(error))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt as error:
-            goes_on = ctx.invoked_subcommand in ("extract", "train-heads", "ablate", "draws", "cka", "sample")
+            goes_on = ctx.invoked_subcommand in (
+                "extract",
+                "train-heads",
+                "ablate",
+                "draws",
+                "cka",
+                "sample",
+                "push",
+                "pull",
+            )
             kept = "; what was committed is kept, and the same command goes on from there" if goes_on else ""
             click.echo(f"\n{str(error) or f'interrupted{kept}'}", err=True)
             ctx.exit(INTERRUPTED)
@@ -75,11 +88,12 @@ def main() -> None:
 @grid_options
 @extract_options
 @backbone_options
-def extract(pipeline: str, **options: Any) -> None:
+@click.option("--push", metavar="URL", help="Push what is committed to this bucket, such as s3://BUCKET/FOLDER.")
+def extract(pipeline: str, push: str | None, **options: Any) -> None:
     """Stage one: write the features that PIPELINE names; what is cached is not computed again."""
     from diffcache.cli.commands import run_extract
 
-    run_extract(pipeline, overrides(options), settings=options["setting"])
+    run_extract(pipeline, overrides(options), settings=options["setting"], push=push)
 
 
 @main.command(short_help="What `extract` would do, and what that takes.")
@@ -435,6 +449,38 @@ def convert(store: str, to: str, format: str | None, compress: bool, cache: str)
     from diffcache.cli import exchange
 
     exchange.convert(store, cache, to=to, format=format, compression="zstd" if compress else None)
+
+
+@main.command(short_help="Stores into a bucket.")
+@click.argument("cache", metavar="CACHE")
+@click.argument("url", metavar="URL")
+@click.option("--store", "stores", type=Words("STORE,..."), help="Only these, such as digits/train or train/8ad3.")
+@jobs_option
+def push(cache: str, url: str, stores: tuple[str, ...] | None, jobs: int) -> None:
+    """Bring the bucket at URL to have what CACHE has: a cache's folder, or one store's. Only what it lacks is sent.
+
+    URL is s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or az://CONTAINER/FOLDER, which then is a cache too. Credentials are
+    those of the environment. Every range is checked as it is read; stopped, the same command goes on from there.
+    """
+    from diffcache.cli import buckets
+
+    buckets.push(cache, url, stores=stores, jobs=jobs)
+
+
+@main.command(short_help="Stores out of a bucket.")
+@click.argument("url", metavar="URL")
+@click.argument("cache", metavar="CACHE")
+@click.option("--store", "stores", type=Words("STORE,..."), help="Only these, such as digits or digits/train/8ad3.")
+@jobs_option
+def pull(url: str, cache: str, stores: tuple[str, ...] | None, jobs: int) -> None:
+    """Bring CACHE, a cache's folder, to have what was pushed to URL: that of a cache, or of one store in it.
+
+    URL is as for `push`, or http(s):// where such a folder lies on a server. Only what is lacking is read; all of it is
+    checked before it counts, and nothing that CACHE has is replaced. Stopped, the same command goes on from there.
+    """
+    from diffcache.cli import buckets
+
+    buckets.pull(url, cache, stores=stores, jobs=jobs)
 
 
 @main.command(short_help="Features to .npy, .safetensors or .parquet.")

@@ -190,6 +190,10 @@ backbone_options = _all(
     ),
 )
 
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(1, 256), default=8, show_default=True, metavar="N", help="Transfers at once."
+)
+
 seeds_option = click.option("--seeds", type=Numbers(), help="Seeds of the heads, such as 0,1,2.")
 
 head_options = _all(

@@ -31,6 +31,7 @@ def extract_pipeline(
     *,
     settings: Sequence[Setting] | None = None,
     sources: Mapping[str, ImageSource] | None = None,
+    push: str | None = None,
     on_event: OnEvent = ignore,
 ) -> list[Extracted]:
     """Bring the cache to hold all that a pipeline names.
@@ -41,6 +42,7 @@ def extract_pipeline(
         pipeline: what to extract, and where to.
         settings: these, with all their draws, instead of the pipeline's grid and of what its heads name.
         sources: its images, where they were opened already.
+        push: URL of a bucket that gets what is committed while it goes on, and all of these stores in the end.
         on_event: hears of progress.
 
     Returns:
@@ -50,6 +52,14 @@ def extract_pipeline(
         DiskFullError: the disk cannot hold it; nothing was written.
         DiffcacheError: as :func:`diffcache.extraction.extract`, or the images or weights are not there.
     """
+    if push is not None:
+        from diffcache.cache.buckets.pusher import pushing
+
+        with pushing(pipeline.cache, push, on_event=on_event) as pusher:
+            extracted = extract_pipeline(pipeline, settings=settings, sources=sources, on_event=on_event)
+            for one in extracted:
+                pusher.want(one.store.path)
+        return extracted
     require_network(pipeline)
     card = load_card(pipeline.backbone.card)
     check_arguments(card, weights_file(pipeline.backbone), condition=pipeline.backbone.condition)

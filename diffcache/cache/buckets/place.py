@@ -26,7 +26,9 @@ PART = 8 * 2**20
 
 _MOST_PARTS = 9000  # a server takes 10,000
 _TRIES = 5
-_SPOOLED = 4
+_SPOOLED = 64
+"""Whole objects that are kept where a server gives no parts."""
+
 _URL = re.compile(rf"({'|'.join(SCHEMES)})://(.*)", re.DOTALL)
 _MD5 = re.compile(r"[0-9a-f]{32}(-\d+)?")
 T = TypeVar("T")
@@ -103,6 +105,11 @@ class Bucket:
         """The URL of an object, for people."""
         return f"{self.url}/{path}"
 
+    def require_writable(self) -> None:
+        """Raise BucketError for a server of files."""
+        if not self.writable:
+            raise BucketError(f"{self.url}: a server of files is only read; name a bucket such as s3://BUCKET/FOLDER")
+
     # --- reading --------------------------------------------------------------------------------
 
     def get(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
@@ -123,7 +130,15 @@ class Bucket:
         def spooled() -> bytes:
             return self._spool.read((self._prefix, path), lambda file: self._copy(path, file), offset, length)
 
-        return self._exactly(path, length, lambda: _ranged(part, spooled), offset=offset)
+        def ranged() -> bytes:
+            if not self._spool.needed:
+                try:
+                    return part()
+                except self._lib.exceptions.NotSupportedError:
+                    self._spool.needed = True
+            return spooled()
+
+        return self._exactly(path, length, ranged, offset=offset)
 
     def _exactly(self, path: str, length: int, read: Callable[[], bytes], *, offset: int) -> bytes:
         def whole() -> bytes:
@@ -318,8 +333,8 @@ class Bucket:
 
     def _tried(self, path: str, doing: str, call: Callable[[], T]) -> T:
         """Call until it succeeds, as often as is worth it."""
-        if doing == "writing" and not self.writable:
-            raise BucketError(f"{self.place(path)}: a server of files is only read; name a bucket such as s3://...")
+        if doing == "writing":
+            self.require_writable()
         for left in reversed(range(_TRIES)):
             try:
                 return call()
@@ -409,20 +424,11 @@ class _PartDigests:
         return f"{hashlib.md5(self._done, usedforsecurity=False).hexdigest()}-{self._parts}"
 
 
-def _ranged(part: Callable[[], bytes], spooled: Callable[[], bytes]) -> bytes:
-    """A part of an object, from the server, or where it doesn't give parts, from a copy of the whole."""
-    try:
-        return part()
-    except Exception as error:
-        if "Range request not supported" not in str(error):
-            raise
-    return spooled()
-
-
 class _Spool:
     """Copies of whole objects in files that nobody sees, for servers that don't give parts; the last few are kept."""
 
     def __init__(self) -> None:
+        self.needed = False
         self._files: OrderedDict[Any, tuple[threading.Lock, IO[bytes], list[bool]]] = OrderedDict()
         self._lock = threading.Lock()
 

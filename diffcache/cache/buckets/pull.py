@@ -391,14 +391,27 @@ class _Pull:
 
     def _add(self, store: Store) -> None:
         """All that the store lacks; nothing is locked where it lacks nothing."""
+        self._require_samples(store)
         if not (self._lacking(store) or self._new_listings(store) or self._new_marks(store)):
             return
         with store.writing(self.on_event) as writer:
+            self._require_samples(store)
             self._add_listings(writer)
             marks = self._new_marks(store)
             if marks:
                 writer.mark(marks)
             self._add_ranges(store)
+
+    def _require_samples(self, store: Store) -> None:
+        for segment in store.segments:
+            name = f"{catalog.SEGMENTS}/{segment_name(segment.number)}.json"
+            file = self.manifest.files.get(name)
+            if file is None or file.sha256 == hashlib.sha256(segment.seal()).hexdigest():
+                continue
+            if self._segment(store.path, segment.number).samples != segment.samples:
+                raise CacheError(
+                    f"{self.there.place(name)}: other images than those of {store.path}; pull into another cache"
+                )
 
     def _new_listings(self, store: Store) -> bool:
         here = {catalog.segment_path(store.path, segment.number) for segment in store.segments}
@@ -424,12 +437,6 @@ class _Pull:
     def _add_listings(self, writer: Writer) -> None:
         """Segments and arrays that the bucket has and the store lacks."""
         store = writer.store
-        for segment in store.segments:
-            name = f"{catalog.SEGMENTS}/{segment_name(segment.number)}.json"
-            if name in self.manifest.files and self._segment(store.path, segment.number).samples != segment.samples:
-                raise CacheError(
-                    f"{self.there.place(name)}: other images than those of {store.path}; pull into another cache"
-                )
         with _scratch(store.path / TMP / "pull") as draft:
             for segment in self._segments(draft, first=len(store.segments)):
                 flush_tree(draft)

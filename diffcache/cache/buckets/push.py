@@ -92,6 +92,7 @@ def push_store(
     """
     root = store.path if isinstance(store, Store) else Path(store)
     target = bucket if isinstance(bucket, Bucket) else Bucket(bucket)
+    target.require_writable()
     push = _Push(Store.open(root), target, jobs, save_seconds, on_event)
     return push.run(whole_chunks=whole_chunks)
 
@@ -474,4 +475,5 @@ def push_cache(
     if not folders:
         raise MissingError(f"{root}: there is no store to push")
     bucket = url if isinstance(url, Bucket) else Bucket(url)
+    bucket.require_writable()
     return [push_store(folder, bucket, jobs=jobs, on_event=on_event) for folder in folders]

@@ -22,7 +22,7 @@ _KEYS = {
 }
 _METADATA = re.compile(
     r"169\.254\.|metadata\.google|fd00:ec2|token request|MissingCredential|security-credentials|"
-    r"Missing AccessKeyId|Missing SecretAccessKey"
+    r"Missing AccessKeyId|Missing SecretAccessKey|latest/api/token|latest/meta-data"
 )
 _LOST = re.compile(
     r"error sending request|dns|connect|timed? ?out|operation timed|body|decod|reset|closed", re.IGNORECASE

@@ -1,0 +1,234 @@
+"""Stores into a bucket of a real server and out of it: all of it, only what is missing, and nothing that is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffcache.cache import Store, convert_store, open_cache, verify_store
+from diffcache.cache.buckets.manifest import list_store, read_stores
+from diffcache.cache.buckets.place import Bucket
+from diffcache.cache.buckets.pull import pull_cache
+from diffcache.cache.buckets.push import push_cache, push_store
+from diffcache.cache.files.extents import RawFiles
+from diffcache.cache.layout import RowRange
+from diffcache.errors import BucketError, CacheError, MissingError
+from tests.cache.buckets.checks import ROWS, a_store, described, receipts_in, truthful
+from tests.cache.toy import LARGE, OTHER, SMALL, fill, samples, values, write_range
+
+pytestmark = pytest.mark.usefixtures("small")
+FORMATS = ("zarr", "hdf5")
+
+
+def pulled(url: str, root: Path) -> Store:
+    (one,) = pull_cache(url, root)
+    return Store.open(one.path)
+
+
+def same(a: Store, b: Store) -> None:
+    """The same rows, receipts and marks."""
+    a, b = Store.open(a.path), Store.open(b.path)
+    assert a.receipts == b.receipts
+    assert a.marks == b.marks
+    assert [s.seal() for s in a.segments] == [s.seal() for s in b.segments]
+    assert a.settings_by_segment == b.settings_by_segment
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_there_and_back_and_only_what_is_missing(tmp_path: Path, url: str, format: str) -> None:
+    store = a_store(tmp_path / "a", format, leave=2)
+    bucket = Bucket(url)
+    first = push_store(store, bucket)
+    there = bucket.below(first.place)
+    assert first.sent == first.objects == len(described(there).files) + len(described(there).data)
+    assert truthful(there, store) == 2
+    assert push_store(store, bucket).sent == 0
+
+    copy = pulled(url, tmp_path / "b")
+    same(store, copy)
+    verified = verify_store(copy)
+    assert (verified.status, verified.leftovers) == ("incomplete", ())
+
+    fill(store, [LARGE, SMALL, OTHER])
+    with store.writing() as writer:
+        writer.mark({7: "no image"})
+        writer.add_segment(samples(200, first=ROWS))
+    fill(store, [LARGE, SMALL])
+    second = push_store(store, bucket)
+    assert 0 < second.sent < second.objects
+    assert truthful(there, store) == len(store.receipts)
+    described(there)
+
+    before = {path: path.stat().st_mtime_ns for path in copy.path.rglob("receipts/*/*.json")}
+    (added,) = pull_cache(url, tmp_path / "b")
+    assert added.receipts == len(store.receipts) - 2
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    same(store, copy)
+    assert verify_store(copy).damage == verify_store(copy).behind == ()
+    cached = open_cache(tmp_path / "b").features(images="toys", split="train", setting=LARGE)
+    assert np.array_equal(np.asarray(cached[:ROWS]), values(LARGE, ROWS))
+    assert push_store(copy, bucket).sent == 0
+    (none,) = pull_cache(f"{url}/{added.place}", tmp_path / "b")
+    assert (none.receipts, none.new) == (0, False)
+    same(store, pulled(url, tmp_path / "c"))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_compressed(tmp_path: Path, url: str, format: str) -> None:
+    pytest.importorskip("hdf5plugin" if format == "hdf5" else "numcodecs")
+    store = convert_store(a_store(tmp_path / "a", format), tmp_path / "z", compression="zstd")
+    push_store(store, url)
+    copy = pulled(url, tmp_path / "b")
+    same(store, copy)
+    assert verify_store(copy).ok
+    assert push_store(copy, url).sent == 0
+    assert pull_cache(url, tmp_path / "b")[0].receipts == 0
+
+
+def test_whole_chunks_go_first(tmp_path: Path, url: str) -> None:
+    store = a_store(tmp_path / "a", "zarr", leave=2)  # the last ranges are written first
+    bucket = Bucket(url)
+    some = push_store(store, bucket, whole_chunks=True)
+    there = bucket.below(some.place)
+    assert (some.withheld, truthful(there, store)) == (2, 0)  # SMALL is one chunk, which is not whole
+    partly = pulled(url, tmp_path / "b")
+    assert not partly.receipts
+    assert verify_store(partly).status == "incomplete"
+    assert push_store(store, bucket).withheld == 0
+    assert truthful(there, store) == 2
+    fill(store)
+    assert push_store(store, bucket, whole_chunks=True).withheld == 0
+    described(there)
+    same(store, pulled(url, tmp_path / "b"))
+
+
+def test_a_range_that_was_written_again(tmp_path: Path, url: str) -> None:
+    store = a_store(tmp_path / "a", "zarr")
+    bucket = Bucket(url)
+    there = bucket.below(push_store(store, bucket).place)
+    rows = RowRange(0, 128, 256)
+    with store.writing() as writer, writer.begin(rows, [LARGE, SMALL]) as part:
+        for setting in (LARGE, SMALL):
+            part.write(setting, rows.start, values(setting, rows.rows) + 1)
+        old = store.receipts
+        part.commit(_hashes(store, rows))
+    assert push_store(store, bucket).sent > 0
+    assert store.receipts != old
+    assert truthful(there, store) == len(store.receipts)
+    described(there)
+
+
+def _hashes(store: Store, rows: RowRange) -> np.ndarray:
+    return store.content_hashes()[rows.start : rows.stop].copy()
+
+
+def test_nothing_damaged_is_pushed(tmp_path: Path, url: str) -> None:
+    store = a_store(tmp_path / "a", "hdf5")
+    extents = store.array(LARGE, segment=0).features
+    with RawFiles(store.path) as files:
+        files.write(extents, 200, np.zeros((1, *extents.shape[1:]), np.float16))
+    bucket = Bucket(url)
+    with pytest.raises(CacheError, match=r"t90/b24/pool2 of segment 0 rows 128 to 255 .* `diffcache verify --repair`"):
+        push_store(store, bucket)
+    place = "/".join(store.path.parts[-3:])
+    assert not receipts_in(bucket.below(place))
+    assert not bucket.below(place).head(extents.runs[0].path)
+
+
+def test_what_only_the_bucket_has_is_not_lost(tmp_path: Path, url: str) -> None:
+    a, b = a_store(tmp_path / "a", "zarr", leave=2), a_store(tmp_path / "b", "zarr", leave=4)
+    with b.writing() as writer:
+        write_range(writer, RowRange(0, 0, 128), [LARGE, SMALL])  # a has the last two, b the first
+    push_store(a, url)
+    with pytest.raises(CacheError, match="diffcache pull"):
+        push_store(b, url)
+    assert pull_cache(url, tmp_path / "b")[0].receipts == 2
+    assert push_store(b, url).sent
+    (back,) = pull_cache(url, tmp_path / "a")
+    assert back.receipts == 1
+    same(a, b)
+
+
+def test_another_store_in_its_place(tmp_path: Path, url: str) -> None:
+    push_store(a_store(tmp_path / "a", "zarr"), url)
+    other = a_store(tmp_path / "b", "hdf5")
+    with pytest.raises(CacheError, match="another store there: in the format zarr"):
+        push_store(other, url)
+    with pytest.raises(CacheError, match="in the format hdf5"):
+        pull_cache(url, tmp_path / "b")
+    images = a_store(tmp_path / "c", "zarr", samples=samples(ROWS, first=1))
+    with pytest.raises(CacheError, match="other images"):
+        push_store(images, url)
+    with pytest.raises(CacheError, match="other images"):
+        pull_cache(url, tmp_path / "c")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_damaged_object_is_refused_and_named(tmp_path: Path, url: str, format: str) -> None:
+    store = a_store(tmp_path / "a", format)
+    bucket = Bucket(url)
+    there = bucket.below(push_store(store, bucket).place)
+    run = store.array(LARGE, segment=0).features.runs[0]
+    data = bytearray(there.get(run.path))
+    data[run.offset + 5] ^= 1
+    there.put(run.path, bytes(data))
+    with pytest.raises(CacheError, match=f"{run.path.split('/')[-1]}: damaged: t90/b24/pool2 segment 0 rows 0 to 127"):
+        pull_cache(url, tmp_path / "b")
+    (path,) = (tmp_path / "b").glob("toys/train/*")
+    half = verify_store(path)
+    assert half.damage == ()
+    assert RowRange(0, 0, 128) in half.missing[LARGE]
+    assert push_store(store, bucket).sent == 1  # the etag is not that of the manifest
+    same(store, pulled(url, tmp_path / "b"))
+
+    for path in ("store.json", receipts_in(there)[0], "segments/segment-00000.json"):
+        old = there.get(path)
+        there.put(path, old[:-30] + b"}\n")
+        with pytest.raises(CacheError, match=f"{path.split('/')[-1]}: damaged"):
+            pull_cache(url, tmp_path / f"c{len(path)}")
+        there.put(path, old)
+    there.delete(receipts_in(there)[0])
+    with pytest.raises(CacheError, match="damaged"):
+        pull_cache(url, tmp_path / "d")
+
+
+def test_pushers_of_two_stores_list_both(tmp_path: Path, url: str) -> None:
+    store = a_store(tmp_path / "a", "zarr")
+    push_store(store, url)
+    bucket = Bucket(url)
+    (listed,) = read_stores(bucket).values()
+    old = bucket.read("stores.json")[1]
+    list_store(bucket, replace(listed, split="test"))
+    assert bucket.swap("stores.json", b"{}", old) is None  # somebody was faster, and is not overwritten
+    assert sorted(one.split for one in read_stores(bucket).values()) == ["test", "train"]
+
+
+def test_two_who_push_the_same(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = a_store(tmp_path / "a", "zarr")
+    bucket = Bucket(url)
+    put, other = bucket.put_pieces, iter([1])
+
+    def meanwhile(self, path, size, pieces):
+        if next(other, None):
+            entry = self.head("manifest.json")
+            self.swap("manifest.json", self.get("manifest.json") + b" ", entry)
+        return put.__func__(self, path, size, pieces)
+
+    monkeypatch.setattr(Bucket, "put_pieces", meanwhile)
+    with pytest.raises(BucketError, match="somebody else pushes this store"):
+        push_store(store, bucket)
+
+
+def test_a_cache_of_several(tmp_path: Path, url: str) -> None:
+    a_store(tmp_path / "a", "zarr")
+    a_store(tmp_path / "a", "zarr", split="test")
+    assert [one.place.split("/")[1] for one in push_cache(tmp_path / "a", url)] == ["test", "train"]
+    assert len(pull_cache(url, tmp_path / "b", stores=["toys/test"])) == 1
+    assert len(open_cache(tmp_path / "b").stores()) == 1
+    with pytest.raises(MissingError, match="no store is named 'toys/val'"):
+        pull_cache(url, tmp_path / "b", stores=["toys/val"])
+    with pytest.raises(MissingError, match="nothing was pushed there"):
+        pull_cache(f"{url}/elsewhere", tmp_path / "b")

@@ -1,0 +1,71 @@
+"""Pushing while somebody writes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from diffcache.cache import Store, verify_store
+from diffcache.cache.buckets.place import Bucket
+from diffcache.cache.buckets.pull import pull_cache
+from diffcache.cache.buckets.pusher import pushing
+from diffcache.errors import BucketError
+from diffcache.events import Event, Notice
+from tests.cache.buckets.checks import ROWS, a_store, described, receipts_in, truthful
+from tests.cache.buckets.proxy import Proxy
+from tests.cache.toy import LARGE, SMALL, create, write_range
+
+pytestmark = pytest.mark.usefixtures("small")
+
+
+@pytest.mark.parametrize("all_every", [600.0, 0.1])
+def test_what_is_committed_goes_while_more_is_written(tmp_path: Path, url: str, all_every: float) -> None:
+    _, store = create(tmp_path / "a", "zarr", rows=ROWS)
+    there = Bucket(url).below("/".join(store.path.parts[-3:]))
+    seen = 0
+    with pushing(tmp_path / "a", url, every=0.05, all_every=all_every), store.writing() as writer:
+        writer.add_arrays({LARGE: (16, 2, 2), SMALL: (16, 1, 1)})
+        for rows in store.missing([LARGE])[LARGE]:
+            write_range(writer, rows, [LARGE])
+            time.sleep(0.2)
+        for _ in range(100):
+            seen = truthful(there, store)
+            if seen >= 3:
+                break
+            time.sleep(0.05)
+    assert seen >= 3  # while the block ran: chunks of these rows are whole
+    described(there)
+    assert truthful(there, store) == len(store.receipts) == 4
+    (pulled,) = pull_cache(url, tmp_path / "b")
+    assert verify_store(pulled.path).damage == ()
+    assert Store.open(pulled.path).is_complete(LARGE)
+
+
+def test_what_fails_is_said_once_and_raised_in_the_end(tmp_path: Path, url: str, port: int, monkeypatch) -> None:
+    a_store(tmp_path / "a", "zarr", split="test")
+    told: list[Event] = []
+    with Proxy(port, refuse=lambda method, path: (403, "AccessDenied") if method == "PUT" else None) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        with (
+            pytest.raises(BucketError, match="writing is denied"),
+            pushing(tmp_path / "a", url, every=0.02, on_event=told.append),
+        ):
+            a_store(tmp_path / "a", "zarr")
+            time.sleep(0.5)
+    assert [one.text.split("; ")[-1] for one in told if isinstance(one, Notice)] == [
+        "tried again later, and at the end"
+    ]
+
+
+def test_an_error_of_the_writer_is_the_one_that_is_raised(tmp_path: Path, url: str) -> None:
+    with pytest.raises(KeyError), pushing(tmp_path / "a", url, every=60.0):
+        store = a_store(tmp_path / "a", "zarr")
+        raise KeyError("mine")
+    assert not receipts_in(Bucket(url).below("/".join(store.path.parts[-3:])))
+
+
+def test_what_cannot_be_read_is_said_before_anything_is_computed(tmp_path: Path) -> None:
+    with pytest.raises(BucketError, match="only read"), pushing(tmp_path, "http://127.0.0.1:9/x"):
+        raise AssertionError("not reached")
