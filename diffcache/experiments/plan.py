@@ -287,7 +287,7 @@ def _job(pipeline: Pipeline, cache: Cache, need: Need, source: ImageSource, on_e
             on_changed=pipeline.extract.on_changed,
             on_event=on_event,
         )
-        if not found.idle:
+        if not found.idle and store.mirror is None:  # of a bucket, an extraction says what is lacking
             store.require_writable()
     return Job(
         images=pipeline.images.name,
