@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,6 +38,9 @@ _LOCK = ".lock"
 
 _TOUCH_SECONDS = 1.0
 """A chunk that is used again sooner isn't noted as used again."""
+
+_LOOK_SECONDS = 5.0
+"""So often a process looks which of its chunks others have removed."""
 
 _MOST_MAPS = 4096
 """Of one process; the system has a limit too."""
@@ -68,6 +71,13 @@ class WrongBytesError(Exception):
     """What came is not the chunk; the text says which bytes, and both checksums."""
 
 
+class Watcher(Protocol):
+    """Who has mapped chunks too."""
+
+    def forget(self, name: str) -> None:
+        """Let go of a chunk, which was removed. Called while others wait: no chunk is to be asked for here."""
+
+
 class ChunkFolder:
     """The chunks in a folder.
 
@@ -84,6 +94,8 @@ class ChunkFolder:
         self._maps: OrderedDict[str, Bytes] = OrderedDict()
         self._touched: dict[str, float] = {}
         self._swept = False
+        self._looked = time.monotonic()
+        self._watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
         self._lock = threading.Lock()
         _living.add(self)
 
@@ -91,9 +103,16 @@ class ChunkFolder:
         """What a forked child does, whose parent may have held the lock."""
         self._lock = threading.Lock()
 
+    def watch(self, watcher: Watcher) -> None:
+        """Tell somebody from now on which chunks are let go."""
+        with self._lock:
+            self._watchers.add(watcher)
+
     def get(self, chunk: Chunk) -> Bytes | None:
         """A chunk, mapped read-only; None where it isn't there. It then counts as used last."""
         now = time.monotonic()
+        if now - self._looked > _LOOK_SECONDS:
+            self._let_go()
         with self._lock:
             block = self._maps.get(chunk.name)
             if block is not None:
@@ -118,10 +137,22 @@ class ChunkFolder:
                 self._touched[chunk.name] = time.monotonic()
         return True
 
+    def _let_go(self) -> None:
+        """Let go of what other processes removed, also of what nobody asks for any more."""
+        self._looked = time.monotonic()
+        with self._lock:
+            names = list(self._maps)
+        for name in names:
+            if not (self.folder / name).exists():
+                self._drop(name)
+
     def _drop(self, name: str) -> None:
         with self._lock:
             self._maps.pop(name, None)
             self._touched.pop(name, None)
+            watchers = list(self._watchers)
+        for watcher in watchers:
+            watcher.forget(name)
 
     def _map(self, chunk: Chunk) -> Bytes | None:
         path = self.folder / chunk.name
@@ -136,8 +167,9 @@ class ChunkFolder:
         with self._lock:
             self._maps[chunk.name] = block
             self._touched[chunk.name] = time.monotonic()
-            while len(self._maps) > _MOST_MAPS:
-                self._touched.pop(self._maps.popitem(last=False)[0])
+            too_many = list(self._maps)[: max(0, len(self._maps) - _MOST_MAPS)]
+        for name in too_many:
+            self._drop(name)
         return block
 
     def fetch(self, chunk: Chunk, parts: Callable[[], Iterator[bytes]]) -> Bytes:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
+import os
+import threading
+import time
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +19,9 @@ import numpy as np
 
 from diffcache.cache.buckets.manifest import Manifest, Piece
 from diffcache.cache.buckets.mirror import Part
+from diffcache.cache.files.mapping import Window
 from diffcache.cache.formats.compressed import CompressedRows
+from diffcache.cache.gather import gather
 from diffcache.cache.layout import short_place
 from diffcache.errors import CacheError
 
@@ -32,6 +39,9 @@ _AT_ONCE = 8
 
 _ONWARD = 2
 """Chunks that are fetched ahead of who reads rows in order."""
+
+_TOUCH_SECONDS = 1.0
+"""A chunk that is used again sooner isn't noted as used again."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +135,41 @@ class FetchedRows:
         self._mirror = mirror
         self._stretches: list[_Stretch] = []
         self._type, self._shape = arrays[0].features.type, arrays[0].features.shape[1:]
+        self._row_bytes = arrays[0].features.row_bytes
+        self._windows: list[tuple[int, Window]] | None = []
         row = 0
         for array in arrays:
-            self._stretches += _stretches(array.features, manifest, row, place, mirror.url)
+            some = list(_stretches(array.features, manifest, row, place, mirror.url))
+            self._reserve(array.features, some, row)
+            self._stretches += some
             row += array.features.shape[0]
         self._firsts = np.array([one.first for one in self._stretches], dtype=np.intp)
         self._largest = max(one.part.chunk.nbytes for one in self._stretches)
         self._last = -2
+        self._placed = np.zeros(len(self._stretches), dtype=np.bool_)
+        self._used = np.full(len(self._stretches), -np.inf)
+        self._numbers: dict[str, list[int]] = {}
+        for number, one in enumerate(self._stretches):
+            self._numbers.setdefault(one.part.chunk.name, []).append(number)
+        self._lock = threading.Lock()
+        mirror.chunks.watch(self)
+        _living.add(self)
+
+    def _reserve(self, extents: Extents, stretches: Sequence[_Stretch], row: int) -> None:
+        """Addresses for the rows of a segment, where all of its stretches but the last are whole pages."""
+        page = mmap.PAGESIZE
+        fits = all(one.skip % page == 0 and (one.first - row) * self._row_bytes % page == 0 for one in stretches)
+        window = Window.reserve(extents) if fits else None
+        if window is None:
+            self._windows = None
+        elif self._windows is not None:
+            self._windows.append((row, window))
+
+    def _window(self, one: _Stretch) -> tuple[Window, int]:
+        """Where the rows of a stretch are mapped: in which addresses, from which byte on."""
+        assert self._windows is not None, "asked only where there are addresses"
+        row, window = next((row, window) for row, window in reversed(self._windows) if row <= one.first)
+        return window, (one.first - row) * self._row_bytes
 
     def gather(self, rows: np.ndarray[Any, np.dtype[np.intp]], out: Array) -> Array:
         """Copy rows; each chunk is visited once, and those that are not here are fetched several at a time.
@@ -148,12 +186,14 @@ class FetchedRows:
         if not len(rows):
             return out
         numbers = np.searchsorted(self._firsts, rows, side="right") - 1
+        if self._taken(numbers, rows, out):
+            return out
         order = None if (numbers[1:] >= numbers[:-1]).all() else np.argsort(numbers, kind="stable")
         ordered = numbers if order is None else numbers[order]
         ends = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
         edges = [0, *ends.tolist(), len(rows)]
         visited = ordered[edges[:-1]].tolist()
-        self._go_on(visited)
+        self._go_on(np.array(visited))
         for (start, stop), (one, chunk) in zip(pairwise(edges), self._chunks(visited), strict=True):
             values = self._rows(one, chunk)
             if order is None:  # rows of a chunk stand together: straight into their place
@@ -161,11 +201,58 @@ class FetchedRows:
             else:
                 here = order[start:stop]
                 out[here] = np.take(values, rows[here] - one.first, axis=0, mode="clip")
+        self._place(visited)
         return out
 
+    def _taken(self, numbers: np.ndarray[Any, np.dtype[np.intp]], rows: Array, out: Array) -> bool:
+        """Whether the rows were copied at once, since all of their chunks are mapped side by side."""
+        if self._windows is None:
+            return False
+        asked = np.zeros(len(self._placed), dtype=np.bool_)
+        asked[numbers] = True
+        self._touch(asked)
+        with self._lock:  # nobody unmaps them meanwhile
+            if not self._placed[asked].all():
+                return False
+            gather([(row, window.rows) for row, window in self._windows], rows, out)
+        self._go_on(np.flatnonzero(asked))
+        return True
+
+    def _touch(self, asked: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+        """Note that mapped chunks are used, for all processes, every second or so."""
+        now = time.monotonic()
+        for number in np.flatnonzero(asked & self._placed & (self._used < now - _TOUCH_SECONDS)).tolist():
+            self._used[number] = now
+            self._mirror.get(self._stretches[number].part)
+
+    def _place(self, visited: Sequence[int]) -> None:
+        """Map chunks side by side, for those who read them next."""
+        if self._windows is None:
+            return
+        for number in visited:
+            one = self._stretches[number]
+            window, start = self._window(one)
+            path = self._mirror.chunks.folder / one.part.chunk.name
+            with self._lock:
+                if not self._placed[number]:
+                    self._placed[number] = window.put(start, path, one.skip, one.rows * self._row_bytes)
+
+    def forget(self, name: str) -> None:
+        """Let go of a chunk that was removed, so that its room gets free."""
+        for number in self._numbers.get(name, ()):
+            one = self._stretches[number]
+            with self._lock:
+                if self._placed[number]:
+                    self._placed[number] = False
+                    window, start = self._window(one)
+                    window.drop(start, one.rows * self._row_bytes)
+
+    def forget_lock(self) -> None:
+        """What a forked child does, whose parent may have held the lock."""
+        self._lock = threading.Lock()
+
     def _rows(self, one: _Stretch, chunk: Bytes) -> Array:
-        count = one.rows * int(np.prod(self._shape))
-        values = chunk[one.skip : one.skip + count * self._type.itemsize].view(self._type)
+        values = chunk[one.skip : one.skip + one.rows * self._row_bytes].view(self._type)
         return values.reshape(one.rows, *self._shape)
 
     def _chunks(self, numbers: Sequence[int]) -> Iterator[tuple[_Stretch, Bytes]]:
@@ -183,9 +270,9 @@ class FetchedRows:
             one, chunk = coming.popleft()
             yield one, chunk if isinstance(chunk, np.ndarray) else chunk.result()
 
-    def _go_on(self, visited: Sequence[int]) -> None:
+    def _go_on(self, visited: np.ndarray[Any, Any]) -> None:
         """Fetch what follows, where rows seem to be read in order."""
-        first, self._last, before = visited[0], visited[-1], self._last
+        first, self._last, before = int(visited[0]), int(visited[-1]), self._last
         if first in (before, before + 1) and len(visited) <= 2:
             self._announce(range(self._last + 1, min(self._last + 1 + _ONWARD, len(self._stretches))))
 
@@ -197,7 +284,10 @@ class FetchedRows:
         """
         if len(rows):
             numbers = np.searchsorted(self._firsts, rows, side="right") - 1
-            self._announce(np.unique(numbers).tolist())
+            asked = np.zeros(len(self._placed), dtype=np.bool_)
+            asked[numbers] = True
+            self._touch(asked)
+            self._announce(np.flatnonzero(asked & ~self._placed).tolist())
 
     def _announce(self, numbers: Sequence[int]) -> None:
         room = self._mirror.chunks.limit // 2  # more of them would drive out what is being read
@@ -208,6 +298,18 @@ class FetchedRows:
                 if room < 0:
                     return
                 self._mirror.announce(one.part)
+
+
+_living: weakref.WeakSet[FetchedRows] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for one in _living:
+        one.forget_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _stretches(extents: Extents, manifest: Manifest, row: int, place: str, url: str) -> Iterator[_Stretch]:

@@ -23,6 +23,7 @@ from diffcache.cache.buckets.manifest import MANIFEST, Manifest
 from diffcache.cache.buckets.place import Bucket
 from diffcache.cache.buckets.push import push_cache
 from diffcache.cache.derived import open_features
+from diffcache.cache.files import mapping
 from diffcache.cache.tidying.garbage import sweep
 from diffcache.cache.tidying.removal import remove_settings, remove_store
 from diffcache.errors import BucketError, CacheError, ConfigError, MissingError, NotCachedError
@@ -96,7 +97,10 @@ INDEXES: dict[str, Any] = {
 
 
 class TestEqual:
-    def test_all_kinds_of_indexes(self, here: Cache) -> None:
+    @pytest.mark.parametrize("side_by_side", [True, False])
+    def test_all_kinds_of_indexes(self, here: Cache, side_by_side: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        if not side_by_side:  # as where chunks are not whole pages
+            monkeypatch.setattr(mapping.Window, "reserve", lambda extents: None)
         near, far = features(here), features(open_cache(pushed(here)))
         assert isinstance(far.store.address, str)
         assert not (far.store.mirror.root / ".chunks").exists()
@@ -105,6 +109,7 @@ class TestEqual:
             assert got.dtype == expected.dtype, name
             assert got.shape == expected.shape, name
             assert got.tobytes() == expected.tobytes(), name
+        assert far._decoded._placed.all() == side_by_side
         assert len(chunk_files(far.store.mirror.root)) > 5
         assert far.blocks == []
         out = np.empty((3, *far.shape[1:]), far.dtype)
@@ -279,6 +284,31 @@ class TestBounded:
             assert _bytes(far) <= 150_000
         assert np.array_equal(far[:], near[:])
         assert _bytes(far) <= 150_000
+
+    def test_threads_that_drive_out_each_others_chunks(self, here: Cache) -> None:
+        near = features(here)[:]
+        cache = open_cache(pushed(here), mirror_bytes=250_000)
+        far, wrong = [features(cache), features(cache), features(cache, toy.SMALL)], []
+
+        def work(seed: int) -> None:
+            random = np.random.default_rng(seed)
+            try:
+                for _ in range(40):
+                    rows = random.integers(0, 2900, 50) if seed % 2 else np.arange(500) + random.integers(0, 2400)
+                    assert np.array_equal(far[seed % 2][rows], near[rows])
+                    far[2][rows[:2]]
+            except BaseException as error:
+                wrong.append(error)
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+        assert _bytes(far[0]) <= 250_000
+        held = [name for one in far for name, at in one._decoded._numbers.items() if one._decoded._placed[at].any()]
+        assert set(held) <= {path.name for path in chunk_files(far[0].store.mirror.root)}  # or their room is not free
 
     def test_less_than_a_chunk_is_refused(self, here: Cache) -> None:
         far = features(open_cache(pushed(here), mirror_bytes=1_000))
