@@ -146,7 +146,7 @@ class TestHelp:
                 "judge",
                 "ls",
             ),
-            *("noise", "plan", "predict", "project", "report", "rm", "sample", "train-heads", "verify"),
+            *("noise", "plan", "predict", "project", "pull", "push", "report", "rm", "sample", "train-heads", "verify"),
         ]
 
     @pytest.mark.parametrize("command", ["extract", "train-heads", "blocks", "ls", "info"])
@@ -185,7 +185,7 @@ class TestOptions:
         assert call("extract", "x.toml").exit_code == 0
         assert call("train-heads", "x.toml").exit_code == 0
         assert given == [
-            {"file": "x.toml", "overrides": {}, "settings": None},
+            {"file": "x.toml", "overrides": {}, "settings": None, "push": None},
             {"file": "x.toml", "overrides": {}, "settings": None, "heads": None, "recipe": None},
         ]
 

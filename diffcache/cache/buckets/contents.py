@@ -11,7 +11,7 @@ import hashlib
 import os
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -155,9 +155,20 @@ class Source:
     literal: bytes | None = None
 
     @property
+    def features(self) -> tuple[Filled, ...]:
+        """The array of features that has rows in it; none of content hashes."""
+        return tuple(filled for filled in self.filled if filled.extents.dtype != "uint8")
+
+    @property
     def whole(self) -> bool:
         """Whether all rows of features in it are committed."""
-        return all(filled.fills(self.path) for filled in self.filled if filled.extents.dtype != "uint8")
+        return all(filled.fills(self.path) for filled in self.features)
+
+    @property
+    def empty(self) -> bool:
+        """Whether it is there for rows of features, and none of them is committed."""
+        held = [filled.over(*rows) for filled in self.features for _, *rows in runs_in(filled.extents, self.path)]
+        return bool(held) and not any(held)
 
     def pieces(self, root: Path, told: list[Piece], refuse: Callable[[str, RowRange], CacheError]) -> Iterator[bytes]:
         """The bytes in order, each committed range checked as it passes, the last ones after all checks.
@@ -427,15 +438,24 @@ def array_bones(store: Store, array: StoredArray) -> Bones:
     return Bones(what, files, (array.features, array.committed), place, array.skeleton, setting, number)
 
 
-def small_files(store: Store) -> dict[str, Path]:
-    """The JSON files of a store but its receipts, by path in it; what is read last comes last."""
+def small_files(store: Store, there: Collection[str]) -> dict[str, Path]:
+    """The JSON files of a store but its receipts, by path in it; what is read first comes last.
+
+    Args:
+        store: the store.
+        there: files of features that the bucket has, or is about to get. An array is left out while it lacks one;
+            but for chunk files of zarr, which a reader takes for zeros where they are missing.
+    """
     found: dict[str, Path] = {}
     for segment in store.segments:
         number = segment.number
         paths = [catalog.segment_path(store.path, number)]
         if any(row in segment.store_rows for row in store.marks):
             paths.append(catalog.marks_path(store.path, number))
-        settings = sorted(store.settings_by_segment[number])
-        paths += [catalog.array_path(store.path, setting, segment=number) for setting in settings]
+        for setting in sorted(store.settings_by_segment[number]):
+            array = store.array(setting, segment=number)
+            chunks = {run.path for run in array.features.runs} if store.format == "zarr" else set()
+            if all(file in there for file in array_bones(store, array).files if file not in chunks):
+                paths.append(catalog.array_path(store.path, setting, segment=number))
         found.update({path.relative_to(store.path).as_posix(): path for path in paths})
     return found

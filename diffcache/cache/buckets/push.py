@@ -132,8 +132,10 @@ class _Push:
         sources = list(contents.sources())
         if whole_chunks:
             local, sources = self._whole(local, sources)
+        # room for rows that nobody has computed yet is not sent
+        sources = [one for one in sources if one.path in self.data or not one.empty]
         data = [one for one in sources if one.path not in self.data or self.data[one.path].content != one.content]
-        small = self._small(listing)
+        small = self._small(listing, {one.path for one in sources} | self.data.keys())
         receipts = [one for one in local if _path(one) not in self.receipts]
         withheld = len(sealed_receipts) - len({_path(one) for one in local} & sealed_receipts.keys())
         said = old is not None and (old.files, old.data) == (self.files, self.data)
@@ -284,14 +286,14 @@ class _Push:
         for one in sources:
             if one.path in partial:
                 continue
-            beside = all(filled.extents.dtype == "uint8" for filled in one.filled)
+            beside = not one.features
             chosen.append(small[one.path] if beside else one)
         return held, chosen
 
-    def _small(self, listing: dict[str, Entry]) -> dict[str, bytes]:
+    def _small(self, listing: dict[str, Entry], features: Collection[str]) -> dict[str, bytes]:
         """The JSON files that are to be sent."""
         found: dict[str, bytes] = {}
-        paths = {**small_files(self.store), HEADER: self.store.path / HEADER}
+        paths = {**small_files(self.store, features), HEADER: self.store.path / HEADER}
         for path, file in paths.items():
             data = read_small(file, limit=sealed.MAX_BYTES)
             sealed.unseal(data, file)

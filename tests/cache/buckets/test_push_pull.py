@@ -17,7 +17,7 @@ from diffcache.cache.files.extents import RawFiles
 from diffcache.cache.layout import RowRange
 from diffcache.errors import BucketError, CacheError, MissingError
 from tests.cache.buckets.checks import ROWS, a_store, described, receipts_in, truthful
-from tests.cache.toy import LARGE, OTHER, SMALL, fill, samples, values, write_range
+from tests.cache.toy import LARGE, OTHER, SMALL, create, fill, samples, values, write_range
 
 pytestmark = pytest.mark.usefixtures("small")
 FORMATS = ("zarr", "hdf5")
@@ -103,6 +103,22 @@ def test_whole_chunks_go_first(tmp_path: Path, url: str) -> None:
     assert push_store(store, bucket, whole_chunks=True).withheld == 0
     described(there)
     same(store, pulled(url, tmp_path / "b"))
+
+
+def test_room_that_is_not_written_to_is_not_sent(tmp_path: Path, url: str) -> None:
+    for format in FORMATS:
+        _, store = create(tmp_path / format, format, rows=ROWS)
+        with store.writing() as writer:
+            writer.add_arrays({LARGE: (16, 2, 2), SMALL: (16, 1, 1)})
+            assert push_store(store, f"{url}/{format}").nbytes < 60_000
+            write_range(writer, store.missing([LARGE])[LARGE][1], [LARGE])
+            push_store(store, f"{url}/{format}", whole_chunks=True)
+            assert not pulled(f"{url}/{format}", tmp_path / "b" / format).receipts or format == "zarr"
+            push_store(store, f"{url}/{format}")
+        copy = pulled(f"{url}/{format}", tmp_path / "b" / format)
+        assert copy.receipts == store.receipts
+        assert np.array_equal(copy.committed(LARGE), store.committed(LARGE))
+        assert verify_store(copy).status == "incomplete"
 
 
 def test_a_range_that_was_written_again(tmp_path: Path, url: str) -> None:

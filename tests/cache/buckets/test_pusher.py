@@ -13,6 +13,7 @@ from diffcache.cache.buckets.pull import pull_cache
 from diffcache.cache.buckets.pusher import pushing
 from diffcache.errors import BucketError
 from diffcache.events import Event, Notice
+from tests import command, tiny
 from tests.cache.buckets.checks import ROWS, a_store, described, receipts_in, truthful
 from tests.cache.buckets.proxy import Proxy
 from tests.cache.toy import LARGE, SMALL, create, write_range
@@ -69,3 +70,17 @@ def test_an_error_of_the_writer_is_the_one_that_is_raised(tmp_path: Path, url: s
 def test_what_cannot_be_read_is_said_before_anything_is_computed(tmp_path: Path) -> None:
     with pytest.raises(BucketError, match="only read"), pushing(tmp_path, "http://127.0.0.1:9/x"):
         raise AssertionError("not reached")
+
+
+def test_an_extraction_that_pushes(tmp_path: Path, url: str) -> None:
+    world = tiny.make(tmp_path / "a", train=4, test=2)
+    arguments = ("extract", world.file, "--t", "5", "--b", "3", "--pool", "1", "--cache", tmp_path / "cache")
+    for _ in range(2):  # what is all cached is pushed, too
+        status, _, err = command.run(*arguments, "--push", url, cwd=world.folder)
+        assert status == 0, err
+        pulled = pull_cache(url, tmp_path / "b")
+        assert {one.place.split("/")[1] for one in pulled} == {"test", "train"}
+        assert all(verify_store(one.path).ok for one in pulled)
+        for entry in list(Bucket(url).list()):
+            Bucket(url).delete(entry.path)
+    assert sum(one.new for one in pulled) == 0
