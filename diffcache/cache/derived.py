@@ -59,7 +59,7 @@ class DerivedFeatures(Features):
         same = (stored.t, stored.b, stored.draw) == (setting.t, setting.b, setting.draw)
         if not (same and setting.pool and height == width and height % setting.pool == 0):
             raise NotCachedError(
-                f"{store.path}: {setting} cannot be derived from {stored}, a map of {height}x{width}: expected the "
+                f"{store.address}: {setting} cannot be derived from {stored}, a map of {height}x{width}: expected the "
                 f"same t, b and draw, and a square map whose side is a multiple of the pool; {listed(store.settings)}"
             )
         self.setting, self.derived_from = setting, stored

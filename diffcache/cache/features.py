@@ -67,18 +67,18 @@ class Features:
         self.committed.setflags(write=False)
         lacking = [s for s in self._segments if setting not in store.settings_by_segment[s.number]]
         if len(lacking) == count:
-            raise NotCachedError(f"{store.path}: {setting} is not cached; {listed(store.settings)}")
+            raise NotCachedError(f"{store.address}: {setting} is not cached; {listed(store.settings)}")
         if not partial or lacking:
             missing = int((~self.committed).sum())
             if missing:
                 raise NotCachedError(
-                    f"{store.path}: {setting} lacks {missing} of {len(self)} rows; extract it again to go on where it "
-                    "stopped" + ("" if lacking else ", or pass partial=True to read what there is")
+                    f"{store.address}: {setting} lacks {missing} of {len(self)} rows; extract it again to go on where "
+                    "it stopped" + ("" if lacking else ", or pass partial=True to read what there is")
                 )
         self._arrays = [store.array(setting, segment=segment.number) for segment in self._segments]
         shapes = {(array.spec.shape[1:], array.spec.dtype) for array in self._arrays}
         if len(shapes) != 1:
-            raise CacheError(f"{store.path}: damaged: segments of {setting} differ in shape or type: {shapes}")
+            raise CacheError(f"{store.address}: damaged: segments of {setting} differ in shape or type: {shapes}")
         self._maps = self._map()
         self._require_kept()
 
@@ -127,7 +127,7 @@ class Features:
             kept = not (self.committed & ~store.committed(setting)[: len(self)]).any()  # others may name the rows now
         if not kept:
             raise NotCachedError(
-                f"{store.path}: {setting} was removed, or its rows are being written again, since the store was "
+                f"{store.address}: {setting} was removed, or its rows are being written again, since the store was "
                 f"opened; open the store again"
             )
 
@@ -232,7 +232,11 @@ class Features:
         """What gives rows that are not all mapped."""
         compressed, format_ = self.store.header.compression is not None, get_format(self.store.format)
         if self._fetched is not None:
-            return self._fetched.compressed(format_, self._arrays) if compressed else self._fetched.rows(self._arrays)
+            return (
+                self._fetched.compressed(format_, self._arrays)
+                if compressed
+                else self._fetched.rows(self._arrays, self.committed)
+            )
         return CompressedRows(self.store.path, format_, self._arrays) if compressed else None
 
     @property

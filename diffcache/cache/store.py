@@ -242,7 +242,7 @@ class Store:
             try:
                 self._arrays[setting, segment] = StoredArray.read(path, setting, self.segments[segment])
             except MissingError:
-                raise NotCachedError(f"{self.path}: segment {segment} has no array for {setting}") from None
+                raise NotCachedError(f"{self.address}: segment {segment} has no array for {setting}") from None
         return self._arrays[setting, segment]
 
     def segment_of(self, row: int) -> Segment:

@@ -18,11 +18,13 @@ def named_folders(what: str, root: str) -> list[Path]:
     """The folders of stores that a word names, whether or not they can be opened.
 
     Args:
-        what: a store's folder, or one that has stores below it; or of ``images/split/fingerprint`` one part, or some
-            that follow each other (``images``, ``images/split``, ``split/fingerprint``, ...), of the fingerprint the
-            beginning.
+        what: a store's folder or URL, or a folder that has stores below it; or of ``images/split/fingerprint`` one
+            part, or some that follow each other (``images``, ``images/split``, ``split/fingerprint``, ...), of the
+            fingerprint the beginning.
         root: the cache, for all but folders.
     """
+    if places.is_url(what):
+        return [Store.open(what).path]
     place = Path(what)
     if places.is_store(place):
         return [place.absolute()]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diffcache.cache.buckets.chunks import Chunk
 from diffcache.cache.buckets.manifest import Manifest, Piece
 from diffcache.cache.buckets.mirror import Part
 from diffcache.cache.files.mapping import Window
@@ -61,6 +62,10 @@ class _Stretch:
     skip: int
 
 
+_NOTHING = Part("", 0, Chunk("", ()))
+"""Of rows that the bucket has nothing of, as none of their file is committed."""
+
+
 class Fetched:
     """What a bucket has of a store, as it is now; the manifest is one, also where the store is pushed again.
 
@@ -90,9 +95,9 @@ class Fetched:
             for path, text in texts.items()
         )
 
-    def rows(self, arrays: Sequence[StoredArray]) -> FetchedRows:
+    def rows(self, arrays: Sequence[StoredArray], committed: np.ndarray[Any, np.dtype[np.bool_]]) -> FetchedRows:
         """The rows of plain arrays that follow each other; see there."""
-        return FetchedRows(self._mirror, self._place, self._manifest, arrays)
+        return FetchedRows(self._mirror, self._place, self._manifest, arrays, committed)
 
     def compressed(self, format: Format, arrays: Sequence[StoredArray]) -> CompressedRows:
         """The rows of compressed arrays that follow each other, of which files are fetched whole."""
@@ -126,12 +131,20 @@ class FetchedRows:
         place: the store's folder below the bucket's URL.
         manifest: says what the bucket has of the store.
         arrays: one of each segment, in order; not compressed.
+        committed: which rows are, bool (rows,). Others are zeros where nothing of their file was pushed.
 
     Raises:
-        CacheError: the manifest lacks a file of an array.
+        CacheError: the manifest lacks a file that has committed rows.
     """
 
-    def __init__(self, mirror: Mirror, place: str, manifest: Manifest, arrays: Sequence[StoredArray]) -> None:
+    def __init__(
+        self,
+        mirror: Mirror,
+        place: str,
+        manifest: Manifest,
+        arrays: Sequence[StoredArray],
+        committed: np.ndarray[Any, np.dtype[np.bool_]],
+    ) -> None:
         self._mirror = mirror
         self._stretches: list[_Stretch] = []
         self._type, self._shape = arrays[0].features.type, arrays[0].features.shape[1:]
@@ -139,12 +152,16 @@ class FetchedRows:
         self._windows: list[tuple[int, Window]] | None = []
         row = 0
         for array in arrays:
-            some = list(_stretches(array.features, manifest, row, place, mirror.url))
+            some = list(_stretches(array.features, manifest, row, place))
+            for one in some:
+                if one.part is _NOTHING and committed[one.first : one.first + one.rows].any():
+                    what = f"rows {one.first} to {one.first + one.rows - 1} of {array.spec.setting}"
+                    raise CacheError(f"{mirror.url}/{place}: damaged: it lacks {what}; push the store again")
             self._reserve(array.features, some, row)
             self._stretches += some
             row += array.features.shape[0]
         self._firsts = np.array([one.first for one in self._stretches], dtype=np.intp)
-        self._largest = max(one.part.chunk.nbytes for one in self._stretches)
+        self._largest = max(1, *(one.part.chunk.nbytes for one in self._stretches))
         self._last = -2
         self._placed = np.zeros(len(self._stretches), dtype=np.bool_)
         self._used = np.full(len(self._stretches), -np.inf)
@@ -159,6 +176,7 @@ class FetchedRows:
         """Addresses for the rows of a segment, where all of its stretches but the last are whole pages."""
         page = mmap.PAGESIZE
         fits = all(one.skip % page == 0 and (one.first - row) * self._row_bytes % page == 0 for one in stretches)
+        fits = fits and all(one.part is not _NOTHING for one in stretches)
         window = Window.reserve(extents) if fits else None
         if window is None:
             self._windows = None
@@ -251,6 +269,9 @@ class FetchedRows:
         """What a forked child does, whose parent may have held the lock."""
         self._lock = threading.Lock()
 
+    def _zeros(self, one: _Stretch) -> Bytes:
+        return np.zeros(one.rows * self._row_bytes, np.uint8)
+
     def _rows(self, one: _Stretch, chunk: Bytes) -> Array:
         values = chunk[one.skip : one.skip + one.rows * self._row_bytes].view(self._type)
         return values.reshape(one.rows, *self._shape)
@@ -263,7 +284,7 @@ class FetchedRows:
         while True:
             while len(coming) < at_once and (number := next(left, None)) is not None:
                 one = self._stretches[number]
-                chunk = self._mirror.get(one.part)
+                chunk = self._zeros(one) if one.part is _NOTHING else self._mirror.get(one.part)
                 coming.append((one, self._mirror.want(one.part) if chunk is None else chunk))
             if not coming:
                 return
@@ -293,7 +314,7 @@ class FetchedRows:
         room = self._mirror.chunks.limit // 2  # more of them would drive out what is being read
         for number in numbers:
             one = self._stretches[number]
-            if self._mirror.get(one.part) is None:
+            if one.part is not _NOTHING and self._mirror.get(one.part) is None:
                 room -= one.part.chunk.nbytes
                 if room < 0:
                     return
@@ -312,7 +333,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _stretches(extents: Extents, manifest: Manifest, row: int, place: str, url: str) -> Iterator[_Stretch]:
+def _stretches(extents: Extents, manifest: Manifest, row: int, place: str) -> Iterator[_Stretch]:
     """What holds an array's rows, in order; its first row is number ``row``.
 
     Pieces begin where chunks do, but for those within a large chunk, which are fetched together, and may cut a row.
@@ -322,7 +343,8 @@ def _stretches(extents: Extents, manifest: Manifest, row: int, place: str, url: 
         data, name = manifest.data.get(path), f"{place}/{path}"
         stop = offset + (end - first) * nbytes
         if data is None or data.size < stop:
-            raise CacheError(f"{url}/{name}: damaged: the bucket lacks bytes of it; push the store again")
+            yield _Stretch(row + first, end - first, _NOTHING, 0)
+            continue
         part: list[Piece] = []
         for piece in data.over(offset, stop):
             part.append(piece)

@@ -28,17 +28,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffcache.cache.buckets import outline
 from diffcache.cache.buckets.chunks import Bytes, Chunk, ChunkFolder, WrongBytesError
-from diffcache.cache.buckets.manifest import MANIFEST, STORES, DataFile, Manifest, Piece, unseal_stores
+from diffcache.cache.buckets.manifest import MANIFEST, STORES, Manifest, Piece, unseal_stores
 from diffcache.cache.buckets.place import PART, Bucket
 from diffcache.cache.buckets.queue import Downloads
-from diffcache.cache.catalog import ARRAYS, SEGMENTS
 from diffcache.cache.files.disk import disk_full, draft_name, flush_data, make_folder, pwrite_all, remove, write_whole
-from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.header import HEADER
-from diffcache.cache.layout import TMP, segment_number, short_place
+from diffcache.cache.layout import TMP, short_place
 from diffcache.cache.places import MIRROR, store_folders
-from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.errors import BucketError, ConfigError, DiffcacheError, MissingError
 
 if TYPE_CHECKING:
@@ -52,8 +50,6 @@ DEFAULT_BYTES = 20 * 10**9
 _CHUNKS, _MANIFESTS = ".chunks", ".manifests"
 _THREADS = 8
 _TRIES = 3
-_KEPT = frozenset({TMP, "lock"})
-"""What a store's folder may have beside what its manifest names."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +226,7 @@ class Mirror:
         manifest = self._newest(place)
         path = self.root / place / HEADER
         with self._held(place):
-            if not _is(path, manifest.files[HEADER].sha256):
+            if not outline.has_checksum(path, manifest.files[HEADER].sha256):
                 self._record(place).unlink(missing_ok=True)
                 self._small(place, manifest, HEADER)
 
@@ -283,8 +279,8 @@ class Mirror:
                     known = self._known[place]
             self._known[place] = known
             manifest = self._manifest(known, f"{self.url}/{place}/{MANIFEST}")
-            wanted = _wanted(manifest)
-            if recorded == known and all(_size(store / path) == size for path, (size, _) in wanted.items()):
+            wanted = outline.wanted_files(manifest)
+            if recorded == known and all(outline.file_size(store / path) == size for path, (size, _) in wanted.items()):
                 return manifest
             record.unlink(missing_ok=True)
             self._tidy(store, {path: sha256 for path, (_, sha256) in wanted.items()})
@@ -299,16 +295,16 @@ class Mirror:
 
     def _tidy(self, store: Path, wanted: dict[str, str | None]) -> None:
         """Remove what is not as it is to be: receipts first, so that none speaks of other files."""
-        for path in sorted(_files_below(store), key=_order, reverse=True):
-            if path not in wanted or not _is(store / path, wanted[path]):
+        for path in sorted(outline.files_below(store), key=outline.order_of, reverse=True):
+            if path not in wanted or not outline.has_checksum(store / path, wanted[path]):
                 (store / path).unlink(missing_ok=True)
 
     def _bring_missing(self, store: Path, manifest: Manifest, wanted: Iterable[str]) -> None:
         place = short_place(store)
         missing = [path for path in wanted if not (store / path).exists()]
         with ThreadPoolExecutor(_THREADS) as pool:
-            for order in sorted({_order(path)[0] for path in missing}):  # receipts last
-                some = [path for path in missing if _order(path)[0] == order]
+            for order in sorted({outline.order_of(path)[0] for path in missing}):  # receipts last
+                some = [path for path in missing if outline.order_of(path)[0] == order]
                 list(pool.map(lambda path: self._small(place, manifest, path), some))
 
     def _small(self, place: str, manifest: Manifest, path: str) -> None:
@@ -434,69 +430,3 @@ class Mirror:
         raise BucketError(
             f"{self.url}/{part.name}: removed as soon as it is fetched; give all who read here more bytes by {BYTES}"
         )
-
-
-def _wanted(manifest: Manifest) -> dict[str, tuple[int, str | None]]:
-    """Size and SHA-256 of the files that a mirror has: the small ones, and those of ids, labels and content hashes.
-
-    Where a file is in pieces there is no checksum of all of it.
-    """
-    wanted: dict[str, tuple[int, str | None]] = {
-        path: (one.size, one.sha256) for path, one in manifest.files.items() if path != MANIFEST
-    }
-    own = {path for name in ("zarr", "hdf5") for path in _own_files(manifest, name)}
-    for path, data in manifest.data.items():
-        if path in own:
-            wanted[path] = (data.size, data.pieces[0].sha256 if len(data.pieces) == 1 else _of_pieces(data))
-    return wanted
-
-
-def _own_files(manifest: Manifest, format: str) -> Iterator[str]:
-    numbers = {segment_number(Path(path).stem) for path in manifest.files if path.startswith(f"{SEGMENTS}/")}
-    for number in numbers - {None}:
-        yield from get_format(format).own_files(number)  # type: ignore[arg-type]
-
-
-def _of_pieces(data: DataFile) -> str | None:
-    """Stands for a checksum of pieces: their checksums and lengths, after a word that no checksum begins with."""
-    return "pieces:" + ",".join(f"{piece.length}:{piece.sha256}" for piece in data.pieces)
-
-
-def _is(path: Path, sha256: str | None) -> bool:
-    """Whether a file is there and has a checksum."""
-    try:
-        with path.open("rb") as file:
-            if sha256 is None or not sha256.startswith("pieces:"):
-                return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-            for part in sha256.removeprefix("pieces:").split(","):
-                length, _, digest = part.partition(":")
-                if hashlib.sha256(file.read(int(length))).hexdigest() != digest:
-                    return False
-            return not file.read(1)
-    except OSError:
-        return False
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
-
-
-def _order(path: str) -> tuple[int, str]:
-    """What comes first when files of a store are brought, and goes last: receipts speak of arrays, these of files."""
-    first = path.split("/", 1)[0]
-    return ({ARRAYS: 1, RECEIPTS: 2}.get(first, 0), path)
-
-
-def _files_below(store: Path) -> Iterator[str]:
-    for folder, below, files in os.walk(store):
-        relative = Path(folder).relative_to(store)
-        if not relative.parts:
-            below[:] = [name for name in below if name not in _KEPT]
-        yield from ((relative / file).as_posix() for file in files if relative.parts or file not in _KEPT)
-
-
-def _differs(piece: Piece, found: str | None) -> str:
-    return f"bytes {piece.offset} to {piece.offset + piece.length - 1}: expected SHA-256 {piece.sha256}, got {found}"
