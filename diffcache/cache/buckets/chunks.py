@@ -323,7 +323,7 @@ def _checked(chunk: Chunk, parts: Iterator[bytes]) -> Iterator[memoryview]:
             yield some
             if not left:
                 if digest.hexdigest() != expected:
-                    raise WrongBytesError(_differs(at, length, expected, digest.hexdigest()))
+                    raise WrongBytesError(differs(at, length, expected, digest.hexdigest()))
                 at += length
                 length, expected = next(checks, (0, ""))
                 digest, left = hashlib.sha256(), length
@@ -333,7 +333,8 @@ def _checked(chunk: Chunk, parts: Iterator[bytes]) -> Iterator[memoryview]:
         raise WrongBytesError(f"expected {chunk.nbytes} bytes, got {at + length - left}")
 
 
-def _differs(at: int, length: int, expected: str, found: str) -> str:
+def differs(at: int, length: int, expected: str, found: str) -> str:
+    """The words for bytes that are not those of a checksum."""
     return f"bytes {at} to {at + length - 1}: expected SHA-256 {expected}, got {found}"
 
 

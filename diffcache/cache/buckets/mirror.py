@@ -20,7 +20,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffcache.cache.buckets import outline
-from diffcache.cache.buckets.chunks import Bytes, Chunk, ChunkFolder, WrongBytesError
+from diffcache.cache.buckets.chunks import Bytes, Chunk, ChunkFolder, WrongBytesError, differs
 from diffcache.cache.buckets.manifest import MANIFEST, STORES, Manifest, Piece, unseal_stores
 from diffcache.cache.buckets.place import PART, Bucket
 from diffcache.cache.buckets.queue import Downloads
@@ -226,9 +226,9 @@ class Mirror:
         manifest = self._newest(place)
         path = self.root / place / HEADER
         with self._held(place):
-            if not outline.has_checksum(path, manifest.files[HEADER].sha256):
+            if not outline.has_pieces(path, outline.small(manifest, HEADER)):
                 self._record(place).unlink(missing_ok=True)
-                self._small(place, manifest, HEADER)
+                self._bring_whole(place, HEADER, outline.small(manifest, HEADER))
 
     def _newest(self, place: str) -> Manifest:
         where = f"{self.url}/{place}/{MANIFEST}"
@@ -280,11 +280,11 @@ class Mirror:
             self._known[place] = known
             manifest = self._manifest(known, f"{self.url}/{place}/{MANIFEST}")
             wanted = outline.wanted_files(manifest)
-            if recorded == known and all(outline.file_size(store / path) == size for path, (size, _) in wanted.items()):
+            if recorded == known and all(outline.has_size(store / path, pieces) for path, pieces in wanted.items()):
                 return manifest
             record.unlink(missing_ok=True)
-            self._tidy(store, {path: sha256 for path, (_, sha256) in wanted.items()})
-            self._bring_missing(store, manifest, wanted)
+            self._tidy(store, wanted)
+            self._bring_missing(store, wanted)
             write_whole(record, known, tmp=record.parent / TMP)
             return manifest
 
@@ -293,35 +293,28 @@ class Mirror:
         files = self.bring(store).data.items()
         return sum(one.size for path, one in files if path.startswith(f"{folder}/"))
 
-    def _tidy(self, store: Path, wanted: dict[str, str | None]) -> None:
+    def _tidy(self, store: Path, wanted: Mapping[str, Sequence[Piece]]) -> None:
         """Remove what is not as it is to be: receipts first, so that none speaks of other files."""
         for path in sorted(outline.files_below(store), key=outline.order_of, reverse=True):
-            if path not in wanted or not outline.has_checksum(store / path, wanted[path]):
+            if path not in wanted or not outline.has_pieces(store / path, wanted[path]):
                 (store / path).unlink(missing_ok=True)
 
-    def _bring_missing(self, store: Path, manifest: Manifest, wanted: Iterable[str]) -> None:
+    def _bring_missing(self, store: Path, wanted: Mapping[str, Sequence[Piece]]) -> None:
         place = short_place(store)
         missing = [path for path in wanted if not (store / path).exists()]
         with ThreadPoolExecutor(_THREADS) as pool:
             for order in sorted({outline.order_of(path)[0] for path in missing}):  # receipts last
                 some = [path for path in missing if outline.order_of(path)[0] == order]
-                list(pool.map(lambda path: self._small(place, manifest, path), some))
+                list(pool.map(lambda path: self._bring_whole(place, path, wanted[path]), some))
 
-    def _small(self, place: str, manifest: Manifest, path: str) -> None:
-        """Bring a file whole."""
+    def _bring_whole(self, place: str, path: str, pieces: Sequence[Piece]) -> None:
+        """Bring a file of a store whole, or not at all."""
         name, target = f"{place}/{path}", self.root / place / path
-        if path in manifest.files:
-            one = manifest.files[path]
-            pieces: Sequence[Piece] = [Piece(0, one.size, one.sha256)]
-            size = one.size
-        else:
-            data = manifest.data[path]
-            pieces, size = data.pieces, data.size
         make_folder(target.parent)
         draft = self.root / place / TMP / draft_name()
         make_folder(draft.parent)
         try:
-            with disk_full(target, size):
+            with disk_full(target, sum(piece.length for piece in pieces)):
                 fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
                 try:
                     for piece in pieces:
@@ -336,7 +329,7 @@ class Mirror:
 
     def _checked(self, name: str, piece: Piece) -> bytes:
         """The bytes of a piece of an object; asked for again where they are others."""
-        found = None
+        found = ""
         for _ in range(_TRIES):
             try:
                 data = self.bucket.get(name, offset=piece.offset, length=piece.length)
@@ -345,7 +338,7 @@ class Mirror:
             found = hashlib.sha256(data).hexdigest()
             if found == piece.sha256:
                 return data
-        raise self._changed(name, _differs(piece, found))
+        raise self._changed(name, differs(piece.offset, piece.length, piece.sha256, found))
 
     def _changed(self, name: str, what: str) -> DiffcacheError:
         """The error for an object that is not what a manifest says: the store may have been pushed again since then."""
