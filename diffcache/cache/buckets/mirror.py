@@ -283,9 +283,10 @@ class Mirror:
             if recorded == known and all(outline.has_size(store / path, pieces) for path, pieces in wanted.items()):
                 return manifest
             record.unlink(missing_ok=True)
+            remove(store / TMP)  # what a killed process left
             self._tidy(store, wanted)
             self._bring_missing(store, wanted)
-            write_whole(record, known, tmp=record.parent / TMP)
+            write_whole(record, known, tmp=store / TMP)
             return manifest
 
     def bytes_below(self, store: Path, folder: str) -> int:

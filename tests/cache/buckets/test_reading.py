@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -228,6 +229,16 @@ class TestMirror:
         assert len(far.stores()[0].segments) == 3
         assert pickle.loads(pickle.dumps(old)).shape == old.shape
 
+    @pytest.mark.parametrize("after", [1, 9])
+    def test_a_process_that_is_killed_as_it_brings_files(self, here: Cache, mirrors: Path, after: int) -> None:
+        url = pushed(here)
+        killed = subprocess.run([sys.executable, "-c", KILLED, url, str(after)], cwd=ROOT, check=False)
+        assert killed.returncode == -9
+        store = open_cache(url).stores()[0]
+        assert store.receipts == here.stores()[0].receipts
+        assert store.samples().ids == here.stores()[0].samples().ids
+        assert not list((store.path / layout.TMP).iterdir())
+
     def test_stores_that_went_go(self, here: Cache) -> None:
         url = pushed(here)
         toy.fill(toy.create(here.root, "zarr", images="others")[1])
@@ -318,9 +329,10 @@ class TestBounded:
     def test_what_was_announced_comes_by_itself(self, here: Cache) -> None:
         far = features(open_cache(pushed(here)))
         far.will_need(np.arange(0, 2900))
-        deadline = threading.Event()
+        deadline = time.monotonic() + 10
         while len(far._decoded._stretches) > len(chunk_files(far.store.mirror.root)):
-            assert not deadline.wait(0.02)
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         bucket_of(here).rename(bucket_of(here).with_name("gone"))
         assert np.array_equal(far[:], features(here)[:])
 
@@ -336,6 +348,20 @@ class TestBounded:
         assert [path.name for path in (root / ".chunks").iterdir() if path.suffix == ".part"] == []
         assert sum(path.stat().st_size for path in chunk_files(root)) <= 200_000
 
+
+KILLED = """
+import os, signal, sys
+from diffcache.cache import open_cache
+from diffcache.cache.buckets import mirror
+
+def flush(fd, left=[int(sys.argv[2])]):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+mirror.flush_data = flush
+open_cache(sys.argv[1]).stores()[0].segments
+"""
 
 READS = """
 import sys
