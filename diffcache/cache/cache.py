@@ -21,7 +21,17 @@ from diffcache.cache.files.lock import hold
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.header import HEADER, Header
 from diffcache.cache.layout import TMP, checked_name, range_rows, segment_name
-from diffcache.cache.places import ROOT_LOCK, drafted, is_store, no_header, remove_drafts, store_folders
+from diffcache.cache.places import (
+    ROOT_LOCK,
+    drafted,
+    is_store,
+    is_url,
+    mirrored_url,
+    no_header,
+    remove_drafts,
+    require_folder,
+    store_folders,
+)
 from diffcache.cache.samples import Samples, compare_samples
 from diffcache.cache.store import LOCK, Store
 from diffcache.cache.writer import create_segment
@@ -31,16 +41,32 @@ from diffcache.recipe import Recipe
 from diffcache.setting import Setting
 
 
-def open_cache(root: str | Path, *, create: bool = False) -> Cache:
-    """Open the cache in a folder.
+def open_cache(root: str | Path, *, create: bool = False, mirror_bytes: int | None = None) -> Cache:
+    """Open the cache in a folder, or for reading one in a bucket, as it is now.
+
+    Of a bucket a mirror is kept here: what stores say of themselves when they are opened, and of the features the
+    chunks that are read, those used last. See :mod:`diffcache.cache.buckets.mirror`.
 
     Args:
-        root: the folder.
-        create: make it if it isn't there.
+        root: the folder, or a URL such as ``s3://BUCKET/CACHE``.
+        create: make the folder if it isn't there.
+        mirror_bytes: of a bucket, how many bytes of features may lie here at a time, until it is opened with another
+            number; by default ``DIFFCACHE_MIRROR_BYTES``, or 20 GB.
 
     Raises:
-        MissingError: there is no such folder.
+        MissingError: there is no such folder, or no cache at the URL.
+        CacheError: a cache in a bucket is to be made; it is only read.
+        BucketError: the bucket cannot be read.
+        DependencyError: the library that reads buckets is not installed.
     """
+    if isinstance(root, str) and is_url(root):
+        if create:
+            require_folder(root)
+        from diffcache.cache.buckets.mirror import open_mirror
+
+        mirror = open_mirror(root, limit=mirror_bytes)
+        mirror.refresh()
+        return Cache(mirror.root)
     root = Path(root).expanduser().absolute()
     if create:
         make_folder(root)
@@ -50,14 +76,23 @@ def open_cache(root: str | Path, *, create: bool = False) -> Cache:
 
 
 class Cache:
-    """A folder of stores, one for each (image set, split, recipe)."""
+    """A folder of stores, one for each (image set, split, recipe).
+
+    Attributes:
+        root: the folder; of a cache in a bucket, the mirror that is kept of it here.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @property
+    def name(self) -> str:
+        """The folder, or the URL, for people."""
+        return mirrored_url(self.root) or str(self.root)
+
     def __repr__(self) -> str:
         damaged = len(self.damaged)
-        return f"Cache({str(self.root)!r}, {len(self.stores())} stores" + (f", {damaged} damaged)" if damaged else ")")
+        return f"Cache({self.name!r}, {len(self.stores())} stores" + (f", {damaged} damaged)" if damaged else ")")
 
     def _repr_html_(self) -> str:
         return cache_html(self)
@@ -164,7 +199,7 @@ class Cache:
             lines = "; ".join(f"recipe {store.fingerprint[:16]} (backbone {store.backbone})" for store in fitting)
             differences = fitting[0].recipe.differences(fitting[1].recipe)
             raise NotCachedError(
-                f"{self.root}: {len(fitting)} stores have {asked}: {lines}; pass backbone= or recipe= to choose"
+                f"{self.name}: {len(fitting)} stores have {asked}: {lines}; pass backbone= or recipe= to choose"
                 + (f" (the first two differ in {', '.join(map(str, differences[:3]))})" if differences else "")
             )
         if found:
@@ -173,7 +208,7 @@ class Cache:
             )
         else:
             there = self._contents()
-        raise NotCachedError(f"{self.root}: {asked} is not cached; {there}")
+        raise NotCachedError(f"{self.name}: {asked} is not cached; {there}")
 
     def _contents(self) -> str:
         stores, damaged = self.stores(), self.damaged
@@ -209,6 +244,7 @@ class Cache:
             CacheError: a store of that key has another format or other samples; what differs is named.
             DiskFullError: the disk has no room.
         """
+        require_folder(self.root)
         place = self.place(images=images, split=split, recipe=recipe)
         get_format(format)
         if group_size < 1:

@@ -59,14 +59,14 @@ class DerivedFeatures(Features):
         same = (stored.t, stored.b, stored.draw) == (setting.t, setting.b, setting.draw)
         if not (same and setting.pool and height == width and height % setting.pool == 0):
             raise NotCachedError(
-                f"{store.path}: {setting} cannot be derived from {stored}, a map of {height}x{width}: expected the "
+                f"{store.address}: {setting} cannot be derived from {stored}, a map of {height}x{width}: expected the "
                 f"same t, b and draw, and a square map whose side is a multiple of the pool; {listed(store.settings)}"
             )
         self.setting, self.derived_from = setting, stored
         self._factor = height // setting.pool
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopen, (self.store.path, self.setting, self.derived_from, len(self._segments)))
+        return (_reopen, (self.store.address, self.setting, self.derived_from, len(self._segments)))
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, derived from {self.derived_from}, {sized(self.stored_nbytes)})"
@@ -126,5 +126,5 @@ def average(maps: Array, factor: int) -> Array:
     return total
 
 
-def _reopen(path: Path, setting: Setting, stored: Setting, segments: int) -> DerivedFeatures:
+def _reopen(path: Path | str, setting: Setting, stored: Setting, segments: int) -> DerivedFeatures:
     return DerivedFeatures(Store.open(path), setting, stored=stored, segments=segments)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffcache.cache.catalog import receipt_names
+from diffcache.cache.catalog import array_path, receipt_names, segment_path
 from diffcache.cache.display.html import features_html
 from diffcache.cache.files.mapping import ask_ahead, map_blocks
 from diffcache.cache.formats.compressed import CompressedRows
@@ -22,6 +22,7 @@ from diffcache.recipe import Recipe
 from diffcache.setting import Setting
 
 if TYPE_CHECKING:
+    from diffcache.cache.buckets.fetched import Fetched, FetchedRows
     from diffcache.cache.torch_dataset import FeatureDataset
 
 Array = np.ndarray[Any, Any]
@@ -66,25 +67,33 @@ class Features:
         self.committed.setflags(write=False)
         lacking = [s for s in self._segments if setting not in store.settings_by_segment[s.number]]
         if len(lacking) == count:
-            raise NotCachedError(f"{store.path}: {setting} is not cached; {listed(store.settings)}")
+            raise NotCachedError(f"{store.address}: {setting} is not cached; {listed(store.settings)}")
         if not partial or lacking:
             missing = int((~self.committed).sum())
             if missing:
                 raise NotCachedError(
-                    f"{store.path}: {setting} lacks {missing} of {len(self)} rows; extract it again to go on where it "
-                    "stopped" + ("" if lacking else ", or pass partial=True to read what there is")
+                    f"{store.address}: {setting} lacks {missing} of {len(self)} rows; extract it again to go on where "
+                    "it stopped" + ("" if lacking else ", or pass partial=True to read what there is")
                 )
         self._arrays = [store.array(setting, segment=segment.number) for segment in self._segments]
         shapes = {(array.spec.shape[1:], array.spec.dtype) for array in self._arrays}
         if len(shapes) != 1:
-            raise CacheError(f"{store.path}: damaged: segments of {setting} differ in shape or type: {shapes}")
+            raise CacheError(f"{store.address}: damaged: segments of {setting} differ in shape or type: {shapes}")
         self._maps = self._map()
         self._require_kept()
 
     def _map(self) -> list[tuple[int, Array]]:
-        """Maps of the files that there are now, so that no others can come into their place."""
+        """Maps of the files that there are now, so that no others can come into their place.
+
+        Of a bucket, what is in it now: files that come into their place have other checksums.
+        """
+        self._fetched: Fetched | None = None
         blocks: list[tuple[int, Array]] = []
-        if self.store.header.compression is None:
+        if self.store.mirror is not None:
+            from diffcache.cache.buckets.fetched import Fetched
+
+            self._fetched = Fetched(self.store.mirror, self.store.path)
+        elif self.store.header.compression is None:
             row = 0
             for array in self._arrays:
                 for block in map_blocks(self.store.path, array.features):
@@ -99,8 +108,15 @@ class Features:
         new, and zeros. It is enough to look once, after mapping: an array that is still listed as it was, and rows
         that still are committed.
         """
-        store = Store.open(self.store.path)
         setting = self._arrays[0].spec.setting
+        if self._fetched is not None:
+            texts = {segment_path(Path(), segment.number): segment.seal() for segment in self._segments}
+            texts |= {array_path(Path(), setting, segment=a.spec.segment): a.seal() for a in self._arrays}
+            texts |= {receipt.path(Path()): receipt.seal() for receipt in self._receipts}
+            if self._fetched.names(texts):
+                return
+            raise NotCachedError(f"{self.store.address}: it was pushed again since it was opened; open it again")
+        store = Store.open(self.store.path)
         kept = store.segments[: len(self._segments)] == self._segments and all(
             store.array(setting, segment=array.spec.segment) == array for array in self._arrays
         )
@@ -111,12 +127,12 @@ class Features:
             kept = not (self.committed & ~store.committed(setting)[: len(self)]).any()  # others may name the rows now
         if not kept:
             raise NotCachedError(
-                f"{store.path}: {setting} was removed, or its rows are being written again, since the store was "
+                f"{store.address}: {setting} was removed, or its rows are being written again, since the store was "
                 f"opened; open the store again"
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopen, (self.store.path, self.setting, self._partial, len(self._segments)))
+        return (_reopen, (self.store.address, self.setting, self._partial, len(self._segments)))
 
     def __repr__(self) -> str:
         return (
@@ -207,15 +223,26 @@ class Features:
     def blocks(self) -> list[tuple[int, Array]]:
         """(first row, read-only map) in order: one a segment where the machine allows it, with no copy.
 
-        Empty where the store is compressed, whose rows are decoded when they are read.
+        Empty where rows are decoded when they are read, as the store is compressed, or fetched, as it is in a bucket.
         """
         return self._maps
 
     @cached_property
-    def _decoded(self) -> CompressedRows | None:
-        if self.store.header.compression is None:
-            return None
-        return CompressedRows(self.store.path, get_format(self.store.format), self._arrays)
+    def _decoded(self) -> CompressedRows | FetchedRows | None:
+        """What gives rows that are not all mapped."""
+        compressed, format_ = self.store.header.compression is not None, get_format(self.store.format)
+        if self._fetched is not None:
+            return (
+                self._fetched.compressed(format_, self._arrays)
+                if compressed
+                else self._fetched.rows(self._arrays, self.committed)
+            )
+        return CompressedRows(self.store.path, format_, self._arrays) if compressed else None
+
+    @property
+    def kept_nbytes(self) -> int | None:
+        """Of features in a bucket, how many bytes of the bucket's cache are kept here; None of those that are here."""
+        return None if self._fetched is None else self._fetched.limit
 
     def __getitem__(self, rows: Any) -> Array:
         """Rows as NumPy gives them; a read-only view for a whole number or a slice within one map, else a copy."""
@@ -274,7 +301,7 @@ class Features:
         return gather(self._maps, rows, out)
 
     def will_need(self, rows: Any) -> None:
-        """Ask the system to read rows from the disk, without waiting for them; a hint, and no more.
+        """Ask the system to read rows from the disk, or have them fetched, without waiting; a hint, and no more.
 
         Args:
             rows: (k,) row numbers, ascending.
@@ -286,6 +313,8 @@ class Features:
         for first, block in self._maps:
             here = index[np.searchsorted(index, first) : np.searchsorted(index, first + len(block))]
             ask_ahead(block, here - first)
+        if self._fetched is not None and self._decoded is not None:
+            self._decoded.will_need(index)
 
     def dask(self) -> Any:
         """A dask.array of the same rows, cut at the store's chunks, read when it is computed.
@@ -313,7 +342,7 @@ class Features:
     def _identity(self) -> str:
         """32 digits that stand for the place and content of the rows: dask takes arrays of one name for one."""
         stored = self._arrays[0].spec.setting
-        parts = [str(self.store.path), *(segment.samples for segment in self._segments)]
+        parts = [str(self.store.address), *(segment.samples for segment in self._segments)]
         parts += [receipt.settings[stored] for receipt in self._receipts]
         return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
@@ -337,7 +366,7 @@ class _Sliced:
         return self._features[index[0]][(slice(None), *index[1:])]
 
 
-def _reopen(path: Path, setting: Setting, partial: bool, segments: int) -> Features:
+def _reopen(path: Path | str, setting: Setting, partial: bool, segments: int) -> Features:
     return Features(Store.open(path), setting, partial=partial, segments=segments)
 
 

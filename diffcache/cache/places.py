@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,10 @@ ROOT_LOCK = ".lock"
 FOREIGN = ".foreign"
 """Folder in a cache's root where repairs put what is not the store's."""
 
+MIRROR = ".bucket.json"
+"""In the root of a mirror, the local copies of what was needed of a cache in a bucket: names its URL."""
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _DIGITS = re.compile("[0-9a-f]{16}")
 
 
@@ -38,6 +43,47 @@ def store_folders(root: Path) -> list[Path]:
         root: the cache's folder.
     """
     return sorted(path for path in root.glob("[!.]*/[!.]*/[!.]*") if is_store(path))
+
+
+def is_url(place: object) -> bool:
+    """Whether a place is the URL of a bucket, and no folder."""
+    return isinstance(place, str) and _URL.match(place) is not None
+
+
+def mirrored_url(root: Path) -> str | None:
+    """The URL of the cache that a folder is the mirror of; None where it is none."""
+    try:
+        return str(json.loads((root / MIRROR).read_bytes())["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def mirror_of(store: Path) -> tuple[Path, str] | None:
+    """Root and URL of the mirror that a store's folder is in; None where it is in none."""
+    if len(store.parents) < 3:
+        return None
+    url = mirrored_url(store.parents[2])
+    return None if url is None else (store.parents[2], url)
+
+
+def require_folder(place: Path | str, lacking: str = "") -> None:
+    """Raise CacheError where a cache, or the one that a store is in, is in a bucket, and so only read.
+
+    Args:
+        place: the cache's folder or URL, or the folder of a store.
+        lacking: what would be written, for the error.
+    """
+    url = place if isinstance(place, str) and is_url(place) else None
+    if url is None:
+        folder = Path(place).absolute()
+        found = mirror_of(folder)
+        url = mirrored_url(folder) if found is None else found[1]
+    if url is not None:
+        lack = f"{lacking} is not there, and " if lacking else ""
+        raise CacheError(
+            f"{url}: {lack}this cache is in a bucket and only read; pull it with `diffcache pull {url} CACHE` first, "
+            f"and name that"
+        )
 
 
 def remove_drafts(root: Path) -> None:

@@ -20,8 +20,8 @@ from diffcache.cache.files.lock import hold, left_unfinished
 from diffcache.cache.files.mapping import map_blocks
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.header import HEADER, Header
-from diffcache.cache.layout import RowRange, ranges
-from diffcache.cache.places import no_header
+from diffcache.cache.layout import RowRange, ranges, short_place
+from diffcache.cache.places import is_url, mirror_of, no_header, require_folder
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.samples import Samples
 from diffcache.cache.statistics import Moments, combine
@@ -31,6 +31,7 @@ from diffcache.recipe import Recipe
 from diffcache.setting import Setting
 
 if TYPE_CHECKING:
+    from diffcache.cache.buckets.mirror import Mirror
     from diffcache.cache.part import Part
     from diffcache.cache.writer import Writer
 
@@ -42,28 +43,49 @@ class Store:
 
     Opening reads one small file; the rest is read when it is asked for. Rows are counted over all
     segments.
+
+    Attributes:
+        path: its folder; of a store in a bucket, the one in the mirror that is kept of it here.
+        header: what it is.
+        mirror: where its files come from; None where they are all here.
     """
 
-    def __init__(self, path: Path, header: Header) -> None:
+    def __init__(self, path: Path, header: Header, *, mirror: Mirror | None = None) -> None:
         self.path = path
         self.header = header
+        self.mirror = mirror
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
-        """Open the store in a folder.
+        """Open the store in a folder, or the one at a URL, ``s3://BUCKET/CACHE/images/split/<16 digits>``.
 
         Raises:
             MissingError: there is none.
             CacheError: its ``store.json`` is gone, damaged, or of a newer format.
+            BucketError: the bucket cannot be read.
         """
+        if isinstance(path, str) and is_url(path):
+            from diffcache.cache.buckets.mirror import bring_store
+
+            path = bring_store(path)
         path = Path(path).absolute()
+        mirror = None
+        if (found := mirror_of(path)) is not None:
+            from diffcache.cache.buckets.mirror import open_mirror
+
+            mirror = open_mirror(found[1], root=found[0])
         try:
-            return cls(path, Header.read(path / HEADER))
+            return cls(path, Header.read(path / HEADER), mirror=mirror)
         except MissingError:
             raise no_header(path) from None
 
+    @property
+    def address(self) -> Path | str:
+        """Its folder, or its URL: what opens it anywhere."""
+        return self.path if self.mirror is None else f"{self.mirror.url}/{short_place(self.path)}"
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Store.open, (self.path,))
+        return (Store.open, (self.address,))
 
     def __repr__(self) -> str:
         try:
@@ -126,6 +148,8 @@ class Store:
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
         """Rows that were added together, in order."""
+        if self.mirror is not None:
+            self.mirror.bring(self.path)  # whatever else is read of a store comes after this
         return catalog.read_segments(self.path)
 
     @property
@@ -177,7 +201,8 @@ class Store:
         """Bytes that the features take on the disk: fewer than :attr:`nbytes` where they are compressed."""
         if self.header.compression is None:
             return self.nbytes
-        return bytes_below(self.path / get_format(self.format).folder)
+        folder = get_format(self.format).folder
+        return bytes_below(self.path / folder) if self.mirror is None else self.mirror.bytes_below(self.path, folder)
 
     @property
     def unfinished(self) -> bool:
@@ -191,7 +216,7 @@ class Store:
             MissingError: the store was removed.
             CacheError: another one was made in its place: what this one was asked for doesn't hold for that.
         """
-        header = Store.open(self.path).header
+        header = Store.open(self.address).header
         if header != self.header:
             names = [f.name for f in fields(Header) if getattr(header, f.name) != getattr(self.header, f.name)]
             raise CacheError(
@@ -217,7 +242,7 @@ class Store:
             try:
                 self._arrays[setting, segment] = StoredArray.read(path, setting, self.segments[segment])
             except MissingError:
-                raise NotCachedError(f"{self.path}: segment {segment} has no array for {setting}") from None
+                raise NotCachedError(f"{self.address}: segment {segment} has no array for {setting}") from None
         return self._arrays[setting, segment]
 
     def segment_of(self, row: int) -> Segment:
@@ -326,7 +351,8 @@ class Store:
         return height if height == width else None
 
     def require_writable(self) -> None:
-        """Raise CacheError where the store is compressed, and so only read."""
+        """Raise CacheError where the store is compressed or in a bucket, and so only read."""
+        require_folder(self.path)
         if self.header.compression is not None:
             raise CacheError(
                 f"{self.path}: a store compressed by {self.header.compression} is only read; convert it to a plain "

@@ -25,7 +25,7 @@ def run_frechet(
     *,
     setting: str | None,
     network: Mapping[str, Any],
-    cache: Path | None,
+    cache: Path | str | None,
     most: int | None,
     allow_few: bool,
     save: Path | None,

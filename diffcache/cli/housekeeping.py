@@ -29,7 +29,7 @@ def diff_stores(a: str, b: str, root: str) -> bool:
     stores = [Store.open(one_folder(what, root)) for what in (a, b)]
     differences = compare_stores(*stores)
     for letter, store in zip("AB", stores, strict=True):
-        click.echo(f"{letter}  {store.images}/{store.split} {store.fingerprint[:16]}  {printable(store.path)}")
+        click.echo(f"{letter}  {store.images}/{store.split} {store.fingerprint[:16]}  {printable(store.address)}")
     if not differences:
         click.echo("nothing differs")
         return False

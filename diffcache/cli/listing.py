@@ -68,7 +68,7 @@ def list_stores(root: str, *, runs: str) -> bool:
     stores, damaged = cache.stores(), list(cache.damaged)
     made, broken = read_runs(runs)
     table = _stores_table(stores, made, damaged)
-    click.echo(printable(cache.root))
+    click.echo(printable(cache.name))
     _print_rows(table, "no stores")
     known = {_key(store) for store in stores}
     lost = sum(not all(_key(source) in known for source in sources(run)) for run in made)
@@ -106,7 +106,7 @@ def _stores_table(stores: Sequence[Store], runs: Sequence[Run], damaged: list[st
             damaged.append(str(error))
             continue
         except OSError as error:
-            damaged.append(f"{store.path}: cannot be read: {error.strerror or error}")
+            damaged.append(f"{store.address}: cannot be read: {error.strerror or error}")
             continue
         recipe = store.recipe
         shown = (
@@ -200,7 +200,7 @@ def _list_runs(runs: Sequence[Run], root: str) -> None:
                     f"{source.role} {setting}",
                     f"{source.images}/{source.split}",
                     source.fingerprint[:16],
-                    *(("", "not in this cache") if store is None else (_stored(store, setting), store.path)),
+                    *(("", "not in this cache") if store is None else (_stored(store, setting), store.address)),
                 )
                 table.add_row(*map(printable, values))
         echo(table_lines(table))
@@ -223,7 +223,7 @@ def show_stores(which: str | None, root: str) -> bool:
         cache = open_cache(root)
         stores, damaged = list(cache.stores()), list(cache.damaged)
         if not stores and not damaged:
-            raise NotCachedError(f"{cache.root}: no stores; extract something into it first")
+            raise NotCachedError(f"{cache.name}: no stores; extract something into it first")
     else:
         folders, stores, damaged = named_folders(which, root), [], []
         if not folders:
@@ -243,7 +243,7 @@ def show_stores(which: str | None, root: str) -> bool:
 
 def _show(store: Store) -> list[str]:
     """Print what is known of a store; what cannot be read is a line each."""
-    click.secho(f"{store.images}/{store.split}  {printable(store.path)}", bold=True)
+    click.secho(f"{store.images}/{store.split}  {printable(store.address)}", bold=True)
     damaged = []
     for part in (_facts, _settings, _marks, _making):
         try:
@@ -251,7 +251,7 @@ def _show(store: Store) -> list[str]:
         except DiffcacheError as error:
             damaged.append(str(error))
         except OSError as error:
-            damaged.append(f"{store.path}: cannot be read: {error.strerror or error}")
+            damaged.append(f"{store.address}: cannot be read: {error.strerror or error}")
         else:
             echo(lines)
     with suppress(DiffcacheError, OSError):

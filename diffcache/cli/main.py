@@ -11,6 +11,7 @@ import click
 
 from diffcache import __version__
 from diffcache.cli.options import (
+    CachePlace,
     CardName,
     Numbers,
     Words,
@@ -249,7 +250,7 @@ def judge(pipeline: str | None, **options: Any) -> None:
 @click.argument("b", metavar="B")
 @click.option("--setting", metavar="SETTING", help="Of which features, such as t10/b13/pool1.")
 @backbone_options
-@click.option("--cache", type=click.Path(path_type=Path), help="Root folder of the pipelines' cache.")
+@click.option("--cache", type=CachePlace(), help="Root folder of the pipelines' cache, or a URL that is read.")
 @click.option("--max", "most", type=click.IntRange(2), metavar="N", help="The first N images of each.")
 @click.option("--allow-few", is_flag=True, help="Take fewer images than values; the distance is far too large.")
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE.npz", help="Write the statistics of A.")
@@ -327,7 +328,7 @@ def cka(pipeline: str, other: str | None, **options: Any) -> None:
 @main.command(short_help="One HTML page of all that was found.")
 @click.argument("pipelines", nargs=-1, required=True, metavar="PIPELINE...", type=click.Path())
 @click.option("--out", type=click.Path(path_type=Path), help="The file; by default report.html beside the results.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Root folder of the cache.")
+@click.option("--cache", type=CachePlace(), help="Root folder of the cache, or a URL that is read.")
 @click.option("--runs", type=click.Path(path_type=Path), help="Folder of the runs.")
 def report(pipelines: tuple[str, ...], out: Path | None, **options: Any) -> None:
     """Write one HTML file that opens offline: results, curves, tables that sort, mistakes, costs, commands."""

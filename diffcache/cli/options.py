@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from diffcache.config import ALL_PRESETS, HEADS, SPLITS
+from diffcache.config import ALL_PRESETS, HEADS, SPLITS, is_url
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,6 +54,15 @@ class CardName(click.ParamType):
             return Path(value)
         kind, colon, place = str(value).partition(":")  # a place here, or a name on the hub
         return f"{kind}:{Path(place).absolute()}" if colon and Path(place).exists() else value
+
+
+class CachePlace(click.ParamType):
+    """A folder, or a URL, which as a path would lose a slash."""
+
+    name = "PLACE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if is_url(value) else Path(value)
 
 
 class Words(click.ParamType):
@@ -154,7 +163,7 @@ grid_options = _all(
 )
 
 extract_options = _all(
-    click.option("--cache", type=click.Path(path_type=Path), help="Root folder of the cache."),
+    click.option("--cache", type=CachePlace(), help="Root folder of the cache, or a URL that is read."),
     click.option("--format", type=click.Choice(["zarr", "hdf5"]), help="Format of new stores."),
     click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Type of the stored values."),
     click.option("--batch-size", type=_BatchSize(), help="Images computed together."),

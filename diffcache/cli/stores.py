@@ -18,11 +18,13 @@ def named_folders(what: str, root: str) -> list[Path]:
     """The folders of stores that a word names, whether or not they can be opened.
 
     Args:
-        what: a store's folder, or one that has stores below it; or of ``images/split/fingerprint`` one part, or some
-            that follow each other (``images``, ``images/split``, ``split/fingerprint``, ...), of the fingerprint the
-            beginning.
+        what: a store's folder or URL, or a folder that has stores below it; or of ``images/split/fingerprint`` one
+            part, or some that follow each other (``images``, ``images/split``, ``split/fingerprint``, ...), of the
+            fingerprint the beginning.
         root: the cache, for all but folders.
     """
+    if places.is_url(what):
+        return [Store.open(what).path]
     place = Path(what)
     if places.is_store(place):
         return [place.absolute()]
@@ -84,7 +86,7 @@ def no_store(what: str, root: str) -> str:
         return f"{what!r}: no store's folder; {error}"
     known = list(map(short_place, places.store_folders(cache.root)))
     there = f"there are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}" if known else "the cache is empty"
-    return f"{cache.root}: no store is named {what!r}; {there}"
+    return f"{cache.name}: no store is named {what!r}; {there}"
 
 
 def named_runs(what: str, runs: Iterable[Run]) -> list[Run]:

@@ -4,7 +4,7 @@ A pipeline file describes one experiment: its images, the backbone, the grid of 
 heads. It is validated whole before any work starts; paths in it are relative to the file.
 """
 
-from diffcache.config.checks import one_of
+from diffcache.config.checks import is_url, one_of
 from diffcache.config.fusing import in_short
 from diffcache.config.kinds import HEADS, KINDS, LINEAR, TRAINED
 from diffcache.config.presets import PRESETS
@@ -46,6 +46,7 @@ __all__ = [
     "head_fields",
     "head_sweep",
     "in_short",
+    "is_url",
     "load_pipeline",
     "one_of",
     "parse_pipeline",

@@ -17,6 +17,7 @@ Check = Callable[[Any, str], Any]
 """Turns what a file holds into the value used, or raises ConfigError naming the place."""
 
 AUTO = "auto"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -132,6 +133,11 @@ def file_path(value: Any, where: str) -> Path:
     if isinstance(value, Path):
         return value
     return at_home(Path(text(value, where)), where)
+
+
+def is_url(value: Any) -> bool:
+    """Whether a place is a URL and no path; which URLs can be read, the cache says when it opens one."""
+    return isinstance(value, str) and _URL.match(value) is not None
 
 
 def at_home(path: Path, where: str) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffcache.config.checks import at_home, different, fail, file_path, name, number, one_of, text
+from diffcache.config.checks import at_home, different, fail, file_path, is_url, name, number, one_of, text
 from diffcache.config.fusing import fused_settings
 from diffcache.config.kinds import HEADS, KINDS, OF_ATTENTION, ONLY_FOR, TRAINED
 from diffcache.config.presets import preset_values, with_presets
@@ -90,6 +90,7 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
     def place(key: str, default: str) -> Path:
         return _within(folder, file_path(values.get(key, default), f"{where}: {key}"))
 
+    cache = values.get("cache")
     network = _read(BackboneConfig, backbone, f"{where}: backbone", folder)
     network = dataclasses.replace(network, card=_placed(network.card, folder))
     network.require(f"{where}: backbone")
@@ -101,7 +102,7 @@ def parse_pipeline(values: Mapping[str, Any], *, file: Path, overrides: Mapping[
     return Pipeline(
         name=name(values.get("name", file.stem), f"{where}: name"),
         file=file,
-        cache=place("cache", "../cache"),
+        cache=str(cache).rstrip("/") if is_url(cache) else place("cache", "../cache"),
         runs=place("runs", "../runs"),
         results=place("results", "../results"),
         images=_images(_table(values["images"], f"{where}: images"), f"{where}: images", folder, imported=imported),

@@ -345,14 +345,14 @@ class Pipeline:
     Attributes:
         name: the experiment's name.
         file: the file it was read from.
-        cache: root folder of the cache.
+        cache: root folder of the cache, or the URL of one in a bucket, which is only read.
         runs: folder of the runs.
         results: folder of what experiments found; each pipeline has a folder in it.
     """
 
     name: str
     file: Path
-    cache: Path
+    cache: Path | str
     runs: Path
     results: Path
     images: ImagesConfig

@@ -199,7 +199,7 @@ def _recipes(pipeline: Pipeline, cache: Cache) -> Iterator[Recipe]:
     weights = {s.recipe.weights for s in stores if {d.name for d in own[0].differences(s.recipe)} <= free}
     if not weights:
         raise NotCachedError(
-            f"{weights_file(pipeline.backbone)}: the weights are not here, and {cache.root} has no features of "
+            f"{weights_file(pipeline.backbone)}: the weights are not here, and {cache.name} has no features of "
             f"{pipeline.images.name} by {card.name} of any; name the file of weights with --weights"
         )
     yield from (replace(recipe, weights=each) for each in sorted(weights, key=str) for recipe in own)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffcache.backbones import Card
@@ -57,7 +58,7 @@ class PipelineOpener:
 
 def precision_is_known(pipeline: Pipeline, settings: Collection[Setting] | None) -> bool:
     """Whether no worker need be asked what precision ``auto`` is: one is named, or the cache has all in one."""
-    if pipeline.backbone.precision != "auto":
+    if pipeline.backbone.precision != "auto" or isinstance(pipeline.cache, str):  # into a bucket nothing is extracted
         return True
     wanted = pipeline_settings(pipeline, settings)
     return pipeline.cache.is_dir() and complete_recipe(pipeline, Cache(pipeline.cache), wanted) is not None
@@ -107,6 +108,6 @@ def on_workers(
     precision = job.recipe.precision
     backbone = described_backbone(pipeline, job.card, precision=precision)
     opener = PipelineOpener(pipeline, job.card, precision, job.split)
-    workers = Workers(cluster, opener, root=pipeline.cache, mixed=mixed)
+    workers = Workers(cluster, opener, root=Path(pipeline.cache), mixed=mixed)
     workers.join(backbone, on_event)
     return backbone, workers

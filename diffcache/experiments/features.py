@@ -122,14 +122,14 @@ def _store(
     name = f"{pipeline.images.name}/{split}, recipe {fingerprint[:16]}"
     found = cache.find(images=pipeline.images.name, split=split, recipe=fingerprint)
     if len(found) > 1:
-        raise AmbiguousError(f"{cache.root}: several recipes begin with {fingerprint}; give more of its digits")
+        raise AmbiguousError(f"{cache.name}: several recipes begin with {fingerprint}; give more of its digits")
     lacking = [
         setting
         for setting in split_settings(settings, split)
         if not found or not found[0].serves(setting) or not (derive or setting in found[0].settings)
     ]
     if lacking or not found:
-        raise NotCachedError(f"{cache.root}: {name}: {len(lacking)} settings are not cached, or not all of their rows: "
+        raise NotCachedError(f"{cache.name}: {name}: {len(lacking)} settings are not cached, or not all of their rows: "
                              f"{', '.join(map(str, lacking[:3]))}{', ...' if len(lacking) > 3 else ''}")  # fmt: skip
     return found[0]
 
@@ -161,12 +161,12 @@ def _recipe(pipeline: Pipeline, cache: Cache, settings: Sequence[Setting], on_ev
     name = f"{pipeline.images.name}, backbone {card}"
     if fitting:
         known = ", ".join(store.fingerprint[:16] for store in fitting)
-        raise AmbiguousError(f"{cache.root}: several recipes fit {name}: {known}; choose one with --recipe")
+        raise AmbiguousError(f"{cache.name}: several recipes fit {name}: {known}; choose one with --recipe")
     others = [
         (s, ", ".join(name for name in _differs_in(s, own) if name not in open_)) for s in stores if s.backbone == card
     ]
     known = "".join(f"; {s.fingerprint[:16]} differs in {names}" for s, names in others[:3] if names)
-    raise NotCachedError(f"{cache.root}: the features of {name} are not cached, or not all of them{known}")
+    raise NotCachedError(f"{cache.name}: the features of {name} are not cached, or not all of them{known}")
 
 
 def _differs_in(store: Store, own: Recipe) -> list[str]:

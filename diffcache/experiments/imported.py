@@ -59,14 +59,14 @@ def imported_stores(pipeline: Pipeline, cache: Cache, *, recipe: str | None = No
     if not lacking:
         types = ", ".join(f"{split} in {' and '.join(there[split])}" for split in SPLITS)
         raise NotCachedError(
-            f"{cache.root}: features of {images} by {name} are there in different types, {types}; import both with "
+            f"{cache.name}: features of {images} by {name} are there in different types, {types}; import both with "
             f"the same --dtype"
         )
     asked = "" if recipe is None else f" with a fingerprint that begins with {recipe}"
     raise NotCachedError(
-        f"{cache.root}: features of {images}/{lacking[0]} by {name} are not imported{asked}, or not all of them; "
+        f"{cache.name}: features of {images}/{lacking[0]} by {name} are not imported{asked}, or not all of them; "
         f"`diffcache import FEATURES --labels LABELS --images {images} --split {lacking[0]} --name {name} "
-        f"--cache {cache.root}` puts them there"
+        f"--cache {cache.name}` puts them there"
     )
 
 

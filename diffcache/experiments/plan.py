@@ -132,14 +132,14 @@ class Plan:
     """All that an extraction of a pipeline would do.
 
     Attributes:
-        cache: root folder of the cache.
+        cache: root folder of the cache, or its URL.
         jobs: a store each.
         costs: of the jobs; where nothing is to be done no network was looked at, and they are empty.
         free_bytes: of the disk that the cache is on.
         calibration: what was measured, where it was asked for and there is anything to compute.
     """
 
-    cache: Path
+    cache: Path | str
     jobs: tuple[Job, ...]
     costs: tuple[Cost, ...] = ()
     free_bytes: int
@@ -242,22 +242,27 @@ def plan_pipeline(
     require_network(pipeline)
     wanted = pipeline_settings(pipeline, settings)
     sources = open_images(pipeline, on_event=on_event) if sources is None else sources
-    # Another thing than a folder, or a broken link, is refused; what isn't there is made by an extraction.
-    there = pipeline.cache.exists() or pipeline.cache.is_symlink()
-    if there and not pipeline.cache.is_dir():
-        raise CacheError(
-            f"{pipeline.cache}: expected the folder of a cache, found something else; name another --cache"
-        )
-    cache = open_cache(pipeline.cache) if there else Cache(pipeline.cache)
+    cache = _planned_cache(pipeline.cache)
     needs = (*network_needs(pipeline, chosen_recipe(pipeline, cache, wanted), wanted), *pixel_needs(pipeline))
     jobs = tuple(_job(pipeline, cache, need, sources[need.split], on_event) for need in needs)
-    plan = Plan(cache=cache.root, jobs=jobs, free_bytes=_free(cache.root))
+    plan = Plan(cache=pipeline.cache, jobs=jobs, free_bytes=_free(cache.root))
     if plan.idle:
         return plan
     plan = replace(plan, costs=tuple(_cost(pipeline, job, elsewhere=elsewhere) for job in jobs))
     if calibrate and plan.passes:
         plan = replace(plan, calibration=_calibrate(pipeline, plan))
     return plan
+
+
+def _planned_cache(place: Path | str) -> Cache:
+    """The cache, also where an extraction is yet to make its folder."""
+    if isinstance(place, str):
+        return open_cache(place)
+    # Another thing than a folder, or a broken link, is refused; what isn't there is made by an extraction.
+    there = place.exists() or place.is_symlink()
+    if there and not place.is_dir():
+        raise CacheError(f"{place}: expected the folder of a cache, found something else; name another --cache")
+    return open_cache(place) if there else Cache(place)
 
 
 def _free(root: Path) -> int:
@@ -284,7 +289,7 @@ def _job(pipeline: Pipeline, cache: Cache, need: Need, source: ImageSource, on_e
             on_changed=pipeline.extract.on_changed,
             on_event=on_event,
         )
-        if not found.idle:
+        if not found.idle and store.mirror is None:  # of a bucket, an extraction says what is lacking
             store.require_writable()
     return Job(
         images=pipeline.images.name,

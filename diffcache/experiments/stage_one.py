@@ -10,6 +10,7 @@ from diffcache.backbones import Card, load_card
 from diffcache.backbones.recipes import check_arguments
 from diffcache.cache import open_cache
 from diffcache.cache.layout import sized
+from diffcache.cache.places import require_folder
 from diffcache.compute.cluster import Cluster, open_cluster
 from diffcache.config import Pipeline
 from diffcache.events import Notice, OnEvent, ignore
@@ -74,6 +75,7 @@ def extract_pipeline(
             pipeline, settings=settings, sources=sources, elsewhere=cluster is not None, on_event=on_event
         )
         if not plan.idle:
+            require_folder(pipeline.cache, _lacking(plan))
             plan.require_room()
             on_event(Notice(_said(plan)))
             open_cache(pipeline.cache, create=True)
@@ -166,6 +168,16 @@ def extract_into(
         runner=runner,
         on_event=on_event,
     )
+
+
+def _lacking(plan: Plan) -> str:
+    """What a cache that is only read lacks, in short."""
+    job = next(job for job in plan.jobs if not job.idle)
+    name = f"{job.images}/{job.split}, recipe {job.recipe.fingerprint[:16]}"
+    if not job.lacking:
+        return f"{job.added} images of {name}"
+    more = f" and {len(job.lacking) - 1} more settings" if len(job.lacking) > 1 else ""
+    return f"{job.lacking[0]}{more} of {name}"
 
 
 def _said(plan: Plan) -> str:

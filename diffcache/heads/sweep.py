@@ -32,7 +32,7 @@ from diffcache.heads.data.features import (
 )
 from diffcache.heads.data.fresh import Fresh
 from diffcache.heads.data.fused import FusedFeatures, check_fused, name_of, part_shapes, parts_of
-from diffcache.heads.data.order import GroupedOrder, machine_memory, order_for
+from diffcache.heads.data.order import GroupedOrder, fetching_notice, machine_memory, order_for
 from diffcache.heads.data.passes import Passes
 from diffcache.heads.data.split import Split, stratified_split
 from diffcache.heads.data.standardize import Scaling
@@ -381,8 +381,8 @@ def _remarks(train: Features, test: Features, draws: Sequence[Features]) -> list
     if derived:
         shown = " and ".join(map(str, derived[:2])) + (f" and {len(derived) - 2} more" if len(derived) > 2 else "")
         lines.append(f"{train.images} {name_of(train)}: the features are derived, averaged from the stored {shown}")
-    marked = marks_notice(train, test)
-    return lines if marked is None else [*lines, marked]
+    notices = (marks_notice(train, test), fetching_notice(train, draws))
+    return [*lines, *(line for line in notices if line is not None)]
 
 
 def _finish(

@@ -36,6 +36,7 @@ class MemoryFeatures:
     chunk_rows: int = 64
     marks: dict[int, str] = field(default_factory=dict)
     derived_from: Setting | None = None
+    kept_nbytes: int | None = None
     gathered: list[np.ndarray] = field(default_factory=list)
     announced: list[np.ndarray] = field(default_factory=list)
 

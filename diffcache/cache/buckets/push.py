@@ -28,7 +28,7 @@ from diffcache.cache.files import sealed
 from diffcache.cache.files.disk import read_small
 from diffcache.cache.header import HEADER, Header
 from diffcache.cache.layout import RowRange, segment_name, short_place
-from diffcache.cache.places import place_of
+from diffcache.cache.places import place_of, require_folder
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import NAME, Receipt
 from diffcache.cache.store import Store
@@ -91,6 +91,7 @@ def push_store(
         MissingError: there is no such store.
     """
     root = store.path if isinstance(store, Store) else Path(store)
+    require_folder(root)  # a mirror has no features
     target = bucket if isinstance(bucket, Bucket) else Bucket(bucket)
     target.require_writable()
     push = _Push(Store.open(root), target, jobs, save_seconds, on_event)

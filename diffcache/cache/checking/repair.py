@@ -28,7 +28,7 @@ from diffcache.cache.files.lock import hold
 from diffcache.cache.header import HEADER, Header
 from diffcache.cache.layout import TMP, RowRange, array_name, ranges, short_place
 from diffcache.cache.part import revoke
-from diffcache.cache.places import FOREIGN, cache_of
+from diffcache.cache.places import FOREIGN, cache_of, require_folder
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.rows import PIECE, copy_rows, read_raw, row_hashes
 from diffcache.cache.samples import Samples
@@ -96,6 +96,7 @@ def repair_store(
         DiskFullError: the disk has no room for what is made again.
     """
     root = path.path if isinstance(path, Store) else Path(path).absolute()
+    require_folder(root)
     if not root.is_dir():
         raise MissingError(f"{root}: no such folder")
     lock = root / LOCK

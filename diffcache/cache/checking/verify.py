@@ -14,6 +14,7 @@ from diffcache.cache.checking.faults import Fault, Kind
 from diffcache.cache.checking.findings import Inspection
 from diffcache.cache.checking.inspection import inspect
 from diffcache.cache.layout import RowRange, short_place
+from diffcache.cache.places import require_folder
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.rows import PIECE, Finite, checksum, read_rows
 from diffcache.cache.store import Store
@@ -90,6 +91,7 @@ def verify_store(store: Store | str | Path, *, on_event: OnEvent = ignore, threa
         DependencyError: the library of its format is not installed.
     """
     root = store.path if isinstance(store, Store) else Path(store).absolute()
+    require_folder(root)  # most of its features are not here
     begun = time.perf_counter()
     with ThreadPoolExecutor(threads or processors()) as pool:
         found = inspect(root, pool=pool)

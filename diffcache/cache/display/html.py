@@ -42,7 +42,7 @@ def cache_html(cache: Cache) -> str:
     """A line for each store."""
     rows = [_store_row(store) for store in cache.stores()[:_ROWS]]
     head = ("images", "fingerprint", "backbone", "rows", "settings", "size")
-    text = f"<p>cache {_code(cache.root)}</p>{_table(head, rows)}" + _more(len(cache.stores()))
+    text = f"<p>cache {_code(cache.name)}</p>{_table(head, rows)}" + _more(len(cache.stores()))
     return text + "".join(f"<p>damaged: {_text(line)}</p>" for line in cache.damaged[:_ROWS])
 
 

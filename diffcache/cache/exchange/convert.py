@@ -27,7 +27,7 @@ from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.formats.skeleton import skeleton
 from diffcache.cache.header import HEADER, Header
 from diffcache.cache.layout import RowRange, array_name, ranges, segment_name
-from diffcache.cache.places import ROOT_LOCK, drafted, remove_drafts
+from diffcache.cache.places import ROOT_LOCK, drafted, remove_drafts, require_folder
 from diffcache.cache.receipts import Receipt, binding
 from diffcache.cache.rows import copy_rows
 from diffcache.cache.samples import Samples
@@ -79,6 +79,8 @@ def convert_store(
         raise CacheError(f"compression {compression!r:.60}: expected {ZSTD!r}, or None for a plain store")
     header = replace(source.header, format=format or source.format, compression=compression, created_by=__version__)
     get_format(header.format)
+    require_folder(source.path)  # whose features are not here
+    require_folder(target.root)
     place = target.place(images=source.images, split=source.split, recipe=source.recipe)
     if place.resolve() == source.path.resolve():
         raise CacheError(

@@ -107,6 +107,54 @@ class _Region:
         }
 
 
+class Window:
+    """An array whose files come and go: addresses for all of it, into which files are mapped at their rows.
+
+    Reading rows whose file is not mapped ends the process: who reads keeps others from unmapping it meanwhile.
+
+    Attributes:
+        rows: the array, read-only.
+    """
+
+    def __init__(self, extents: Extents, base: int) -> None:
+        self._base, self._length = base, extents.nbytes
+        region = _Region(base, extents)
+        weakref.finalize(region, _libc().munmap, base, self._length).atexit = False
+        self.rows: np.ndarray[Any, Any] = np.asarray(region)
+
+    @classmethod
+    def reserve(cls, extents: Extents) -> Window | None:
+        """Addresses for an array, whose ``runs`` are of no meaning; None where this machine cannot do that."""
+        libc = _libc()
+        if libc is None:
+            return None
+        base = libc.mmap(None, extents.nbytes, _NONE, _PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+        return None if base == _FAILED else cls(extents, base)
+
+    def put(self, start: int, path: Path, offset: int, nbytes: int) -> bool:
+        """Map a file's bytes; False where it isn't there any more, or cannot be mapped.
+
+        Args:
+            start: where they go, in bytes from the array's beginning; whole pages.
+            path: the file, which has them.
+            offset: the first of them in it; whole pages.
+            nbytes: how many; whole pages but at the array's end.
+        """
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            return bool(_libc().mmap(self._base + start, nbytes, _READ, _SHARED | _FIXED, fd, offset) != _FAILED)
+        finally:
+            os.close(fd)  # the map stays
+
+    def drop(self, start: int, nbytes: int) -> None:
+        """Unmap bytes that were put; their addresses stay reserved."""
+        flags = _PRIVATE | mmap.MAP_ANONYMOUS | _FIXED
+        assert _libc().mmap(self._base + start, nbytes, _NONE, flags, -1, 0) != _FAILED, "addresses of our own"
+
+
 def _map_side_by_side(root: Path, extents: Extents) -> _Region | None:
     libc, length = _libc(), extents.nbytes
     assert libc is not None

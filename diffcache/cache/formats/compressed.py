@@ -16,7 +16,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from diffcache.cache.catalog import StoredArray
-    from diffcache.cache.formats.protocol import Format
+    from diffcache.cache.formats.protocol import Elsewhere, Format
 
 Array = np.ndarray[Any, Any]
 
@@ -109,14 +109,26 @@ class CompressedRows:
         format: the store's format.
         arrays: one of each segment, in order; or one alone.
         kept: where decoded chunks are kept.
+        elsewhere: gives the files of features, where they are not below the store's folder.
 
     Raises:
         CacheError: a file is missing or damaged.
         DependencyError: the library that decodes them is not installed.
     """
 
-    def __init__(self, root: Path, format: Format, arrays: Sequence[StoredArray], *, kept: KeptChunks = _KEPT) -> None:
-        self._readers = [format.open_compressed(root, array.spec, chunk=array.features.chunk_rows) for array in arrays]
+    def __init__(
+        self,
+        root: Path,
+        format: Format,
+        arrays: Sequence[StoredArray],
+        *,
+        kept: KeptChunks = _KEPT,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
+        self._readers = [
+            format.open_compressed(root, array.spec, chunk=array.features.chunk_rows, elsewhere=elsewhere)
+            for array in arrays
+        ]
         lengths, steps = [a.features.shape[0] for a in arrays], [a.features.chunk_rows for a in arrays]
         self._steps = np.array(steps, dtype=np.intp)
         self._first_rows = np.cumsum([0, *lengths[:-1]], dtype=np.intp)
@@ -149,6 +161,9 @@ class CompressedRows:
                 here = order[start:stop]
                 out[here] = np.take(chunk, rows[here] - first, axis=0, mode="clip")
         return out
+
+    def will_need(self, rows: np.ndarray[Any, np.dtype[np.intp]]) -> None:
+        """Nothing: chunks are small, and decoding is what takes the time."""
 
     def _chunk(self, number: int) -> tuple[int, Array]:
         """First row and values of a chunk, counted over all arrays."""

@@ -7,7 +7,7 @@ that were taken here.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from diffcache.cache.files.disk import open_plain, plain_file, require_room, unr
 from diffcache.cache.files.extents import DTYPES, Extents, Run
 from diffcache.cache.files.reserved import ReservedFile
 from diffcache.cache.formats.compressed import ZSTD
-from diffcache.cache.formats.protocol import ArraySpec, missing_library
+from diffcache.cache.formats.protocol import ArraySpec, Elsewhere, missing_library
 from diffcache.cache.layout import PAGE, array_name, dimensions, segment_name
 from diffcache.cache.samples import Samples
 from diffcache.errors import CacheError, DependencyError, UnreadableError
@@ -120,9 +120,14 @@ class Hdf5Format:
             Extents("uint8", (spec.shape[0],), spec.shape[0], (committed,)),
         )
 
-    def open_compressed(self, root: Path, spec: ArraySpec, *, chunk: int) -> _Chunks:
+    def open_compressed(
+        self, root: Path, spec: ArraySpec, *, chunk: int, elsewhere: Elsewhere | None = None
+    ) -> _Chunks:
         """The file's chunks, through h5py."""
-        return _Chunks(self._file(root, spec.setting, segment=spec.segment), spec, chunk)
+        if elsewhere is not None:
+            (path,) = self.array_files(spec.setting, segment=spec.segment, chunks=1)
+            return _Chunks(lambda: elsewhere.place(path), spec, chunk)
+        return _Chunks(lambda: self._file(root, spec.setting, segment=spec.segment), spec, chunk)
 
     def locate_array(self, root: Path, spec: ArraySpec) -> tuple[Extents, Extents]:
         """From the file."""
@@ -209,12 +214,13 @@ class Hdf5Format:
 class _Chunks:
     """The chunks of a compressed array; the file stays open, and a forked child opens its own."""
 
-    def __init__(self, path: Path, spec: ArraySpec, chunk: int) -> None:
-        self._path, self._spec, self._chunk = path, spec, chunk
+    def __init__(self, found: Callable[[], Path], spec: ArraySpec, chunk: int) -> None:
+        self._found, self._spec, self._chunk = found, spec, chunk
         self._dataset = self._opened()
 
     def _opened(self) -> Any:
         _hdf5plugin()
+        self._path = self._found()
         self._process = os.getpid()
         expected = (self._spec.shape, np.dtype(DTYPES[self._spec.dtype]), (self._chunk, *self._spec.shape[1:]))
         plain_file(self._path.parent, self._path.name)

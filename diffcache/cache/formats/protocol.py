@@ -61,6 +61,16 @@ class Chunks(Protocol):
         """The rows of a chunk, decoded; CacheError where it is missing or damaged."""
 
 
+class Elsewhere(Protocol):
+    """Files of features that are not below their store's folder, by their path in it."""
+
+    def data(self, path: str) -> bytes:
+        """All bytes of a file; CacheError where there is none."""
+
+    def place(self, path: str) -> Path:
+        """Where a file is now; who opens it too late asks again."""
+
+
 class Format(Protocol):
     """A file format. Everything is made in a draft folder that the caller flushes and renames.
 
@@ -126,8 +136,13 @@ class Format(Protocol):
             DependencyError: the library that compresses is not installed.
         """
 
-    def open_compressed(self, root: Path, spec: ArraySpec, *, chunk: int) -> Chunks:
-        """The chunks of a compressed array of the store at ``root``, each of ``chunk`` rows."""
+    def open_compressed(self, root: Path, spec: ArraySpec, *, chunk: int, elsewhere: Elsewhere | None = None) -> Chunks:
+        """The chunks of a compressed array of the store at ``root``, each of ``chunk`` rows.
+
+        Args:
+            root, spec, chunk: those.
+            elsewhere: gives the files, where they are not below ``root``.
+        """
 
     def read_spec(self, root: Path, setting: Setting, *, segment: int) -> ArraySpec:
         """What an array's own files say of it."""

@@ -25,10 +25,10 @@ from diffcache.cache.files.disk import (
 )
 from diffcache.cache.files.extents import DTYPES, Extents, Run
 from diffcache.cache.formats.compressed import ZSTD
-from diffcache.cache.formats.protocol import ArraySpec, missing_library
+from diffcache.cache.formats.protocol import ArraySpec, Elsewhere, missing_library
 from diffcache.cache.layout import array_name, dimensions, segment_name
 from diffcache.cache.samples import Samples
-from diffcache.errors import CacheError
+from diffcache.errors import BucketError, CacheError
 from diffcache.recipe import Plain
 from diffcache.setting import Setting
 
@@ -125,10 +125,12 @@ class ZarrFormat:
             array[number * chunk : number * chunk + len(values)] = values
         return features, committed
 
-    def open_compressed(self, root: Path, spec: ArraySpec, *, chunk: int) -> _Chunks:
+    def open_compressed(
+        self, root: Path, spec: ArraySpec, *, chunk: int, elsewhere: Elsewhere | None = None
+    ) -> _Chunks:
         """Its chunk files, decoded by the library that zarr encodes them with."""
         place = f"{self.folder}/{segment_name(spec.segment)}/{array_name(spec.setting)}"
-        return _Chunks(root, place, np.dtype(DTYPES[spec.dtype]), (chunk, *spec.shape[1:]), spec.shape[0])
+        return _Chunks(root, place, np.dtype(DTYPES[spec.dtype]), (chunk, *spec.shape[1:]), spec.shape[0], elsewhere)
 
     def _extents(self, spec: ArraySpec) -> tuple[Extents, Extents]:
         place, rows = f"{self.folder}/{segment_name(spec.segment)}/{array_name(spec.setting)}", spec.shape[0]
@@ -234,6 +236,7 @@ class _Chunks:
         type: of the values.
         shape: (rows of a chunk, C, H, W).
         rows: of the array.
+        elsewhere: gives the files, where they are not below the root.
     """
 
     root: Path
@@ -241,6 +244,7 @@ class _Chunks:
     type: np.dtype[Any]
     shape: tuple[int, ...]
     rows: int
+    elsewhere: Elsewhere | None = None
 
     def read(self, number: int) -> np.ndarray[Any, Any]:
         """The rows of a chunk, read-only."""
@@ -249,14 +253,17 @@ class _Chunks:
         path = f"{self.place}/c.{number}{'.0' * (len(self.shape) - 1)}"
         nbytes = math.prod(self.shape) * self.type.itemsize
         try:
-            plain_file(self.root, path)
-            data = read_small(self.root / path, limit=nbytes + _FRAME)
+            if self.elsewhere is None:
+                plain_file(self.root, path)
+                data = read_small(self.root / path, limit=nbytes + _FRAME)
+            else:
+                data = self.elsewhere.data(path)
             # The frame's own word on what is in it and how long it is; Blosc reads beyond the end of a shorter one.
             if int.from_bytes(data[4:8], "little") != nbytes or int.from_bytes(data[12:16], "little") != len(data):
                 raise ValueError(f"it is no whole frame of {nbytes} bytes")
             out = np.empty(self.shape, self.type)
             blosc.decompress(data, out)
-        except UnreadableError:
+        except (UnreadableError, BucketError):
             raise
         except OSError as error:
             raise unread(self.root / path, error) from None

@@ -16,7 +16,7 @@ from diffcache.cache.formats.protocol import Format, get_format
 from diffcache.cache.layout import TMP, segment_name, segment_number, sized
 from diffcache.cache.orphans import is_spoken_of, unlisted_arrays
 from diffcache.cache.part import revoke
-from diffcache.cache.places import FOREIGN, ROOT_LOCK, store_folders
+from diffcache.cache.places import FOREIGN, ROOT_LOCK, require_folder, store_folders
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import NAME as RECEIPT_NAME
 from diffcache.cache.store import LOCK, Store
@@ -78,6 +78,7 @@ def sweep(cache: Cache, *, delete: bool = False, foreign: bool = False) -> Sweep
         delete: delete what is found; otherwise nothing is changed.
         foreign: count what repairs have put aside, too.
     """
+    require_folder(cache.root)
     found: list[Garbage] = []
     skipped: list[str] = []
 

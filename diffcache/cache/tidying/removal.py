@@ -13,7 +13,7 @@ from diffcache.cache.files.lock import hold
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.layout import TMP, array_name, segment_name
 from diffcache.cache.part import revoke
-from diffcache.cache.places import ROOT_LOCK, cache_of, is_store, no_header, place_of, read_header
+from diffcache.cache.places import ROOT_LOCK, cache_of, is_store, no_header, place_of, read_header, require_folder
 from diffcache.cache.store import LOCK, Store
 from diffcache.errors import CacheError, NotCachedError
 from diffcache.events import OnEvent, ignore
@@ -72,6 +72,7 @@ def _root_of(path: Path) -> Path:
     """The cache's root; only what stands where a cache puts it is removed, since a whole folder goes."""
     if not is_store(path):
         raise no_header(path)
+    require_folder(path)
     header = read_header(path)
     root = cache_of(path, header)
     if root is None:

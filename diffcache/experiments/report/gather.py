@@ -110,11 +110,12 @@ def gather_all(pipelines: Sequence[Pipeline], files: Sequence[str]) -> tuple[Sec
     """
     found = [{result.name for result in read_results(results_folder(pipeline))} for pipeline in pipelines]
     sections: list[Section] = []
-    stored: set[tuple[Path, str]] = set()
+    stored: set[tuple[Path | str, str]] = set()
     for number, (pipeline, file) in enumerate(zip(pipelines, files, strict=True)):
         alike = [names for one, names in zip(pipelines, found, strict=True) if one.images.name == pipeline.images.name]
         section = gather(pipeline, file=file, anchor=f"s{number}", elsewhere=frozenset().union(*alike))
-        stores = (pipeline.cache.resolve(), pipeline.images.name)
+        root = pipeline.cache if isinstance(pipeline.cache, str) else pipeline.cache.resolve()
+        stores = (root, pipeline.images.name)
         if stores in stored:
             section = replace(section, stores=None, costs=None, passes=(), extraction=())
         stored.add(stores)

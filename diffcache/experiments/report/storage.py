@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
+from pathlib import Path
 
 from diffcache.backbones import load_card
 from diffcache.backbones.blocks import card_blocks
@@ -20,7 +21,7 @@ _FLOPS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP")
 
 def found_stores(pipeline: Pipeline) -> tuple[tuple[Store, ...], tuple[str, ...]]:
     """The readable stores of a pipeline's image set, training images first, and a line for each that is not."""
-    if not pipeline.cache.is_dir():
+    if isinstance(pipeline.cache, Path) and not pipeline.cache.is_dir():
         return (), ()
     readable, damaged = [], []
     try:

@@ -31,6 +31,7 @@ class Features(Protocol):
         fingerprint: the recipe's fingerprint.
         chunk_rows: rows stored together.
         stored_nbytes: bytes that are read for all rows.
+        kept_nbytes: of features in a bucket, bytes that are kept here of all that is read of it; None of others.
         marks: rows whose image could not be used, and why; they are left out, whatever values they have.
         marked: which rows those are, bool, shape (rows,).
         derived_from: the stored setting that the rows are averaged from; None where they are stored themselves.
@@ -60,6 +61,8 @@ class Features(Protocol):
     def chunk_rows(self) -> int: ...
     @property
     def stored_nbytes(self) -> int: ...
+    @property
+    def kept_nbytes(self) -> int | None: ...
     @property
     def marks(self) -> Mapping[int, str]: ...
     @property

@@ -75,6 +75,11 @@ class FusedFeatures:
         """Bytes that are read for all rows."""
         return sum(part.stored_nbytes for part in self.parts)
 
+    @property
+    def kept_nbytes(self) -> int | None:
+        """Of a bucket's features, bytes that are kept here; None where all parts are here."""
+        return min((part.kept_nbytes for part in self.parts if part.kept_nbytes is not None), default=None)
+
     @cached_property
     def marks(self) -> Mapping[int, str]:
         """Rows that are marked in any part, and why in the first that marks them."""

@@ -4,6 +4,9 @@ A full shuffle takes every row from another place. Where the features are larger
 then waits for the disk, which reads a multiple of it. By groups, stretches of consecutive rows are
 dealt to groups at random, anew in every epoch, and rows are shuffled within a group: the disk reads each
 stretch once, in order, and a group ahead of where it is used.
+
+Features in a bucket come in whole chunks, of which only so many are kept here. Where that is not all of them a stretch
+is a chunk, and two groups are kept: the one that is used, and the one that comes.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from diffcache.heads.data.features import Features
+from diffcache.heads.data.fused import parts_of
 from diffcache.heads.data.split import raw_words, shuffled
 
 _ROW_DOMAIN = 2
@@ -36,6 +40,9 @@ make a group much like any other, also where rows lie sorted by class."""
 
 SHARE = 0.5
 """Of the machine's memory: features up to this stay in the page cache beside whatever else runs."""
+
+KEPT_SHARE = 0.4
+"""Of the bytes that are kept of a bucket: what a group takes of them."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +67,44 @@ class GroupedOrder:
 def order_for(features: Features, draws: Sequence[Features] = (), *, memory: int | None = None) -> GroupedOrder | None:
     """The order for these features: None, a full shuffle, where they take at most half of the memory.
 
+    In a bucket they must also be no more than is kept here of it, or each row would fetch its chunk.
+
     Args:
         features: training features.
         draws: other draws of them.
         memory: bytes of the machine's memory; by default what this one has.
     """
     stored = [one.stored_nbytes for one in (features, *draws)]
-    if sum(stored) <= SHARE * (machine_memory() if memory is None else memory):
-        return None
+    memory = machine_memory() if memory is None else memory
     row_bytes = math.ceil(max(stored) / len(features))
+    kept = kept_nbytes(features, draws)
+    if kept is not None and sum(stored) > kept:
+        chunk_rows = max(part.chunk_rows for part in parts_of(features))
+        room = min(KEPT_SHARE * kept, SHARE / 2 * memory)
+        return GroupedOrder(chunk_rows, max(1, int(room) // (chunk_rows * row_bytes * len(stored))))
+    if sum(stored) <= SHARE * memory:
+        return None
     stretch_rows = max(1, STRETCH_BYTES // row_bytes)
     return GroupedOrder(stretch_rows, max(1, GROUP_BYTES // (stretch_rows * row_bytes * len(stored))))
+
+
+def kept_nbytes(features: Features, draws: Sequence[Features] = ()) -> int | None:
+    """Of features in a bucket, the bytes that are kept here; None where none of them is in one."""
+    return min((one.kept_nbytes for one in (features, *draws) if one.kept_nbytes is not None), default=None)
+
+
+def fetching_notice(features: Features, draws: Sequence[Features] = ()) -> str | None:
+    """One line where features in a bucket are more than is kept of it here; None where they are not."""
+    kept, nbytes = kept_nbytes(features, draws), sum(one.stored_nbytes for one in (features, *draws))
+    if kept is None or nbytes <= kept:
+        return None
+    order = order_for(features, draws)
+    rows = 0 if order is None else order.stretch_rows * order.group_stretches
+    return (
+        f"{features.images} at {features.setting}: the training features take {nbytes / 1e9:,.1f} GB, of the bucket "
+        f"{kept / 1e9:,.1f} GB are kept here: each pass over them fetches them again, and batches are shuffled within "
+        f"groups of {rows:,} rows; DIFFCACHE_MIRROR_BYTES={nbytes + nbytes // 4} keeps them all, test features too"
+    )
 
 
 def epoch_order(rows: np.ndarray, *, order_seed: int, epoch: int) -> np.ndarray:

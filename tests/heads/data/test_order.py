@@ -18,6 +18,7 @@ from diffcache.heads.data.order import (
     GroupedOrder,
     epoch_groups,
     epoch_order,
+    fetching_notice,
     machine_memory,
     order_for,
 )
@@ -151,11 +152,27 @@ def test_the_order_is_in_rows_and_does_not_depend_on_the_machine(row_bytes, draw
     assert first.plain() == {"stretch_rows": first.stretch_rows, "group_stretches": first.group_stretches}
 
 
+def test_more_features_than_are_kept_of_a_bucket_come_by_chunks():
+    large = _Large(100_000, 100_000 * 2048, kept_nbytes=100_000 * 1024, chunk_rows=1_000)
+    order = order_for(large, memory=1 << 40)
+    assert order.plain() == {"stretch_rows": 1_000, "group_stretches": 20}  # 0.4 of what is kept
+    assert order_for(large, [large], memory=1 << 40).group_stretches == 10
+    assert order_for(large, memory=10_000 * 2048 * 4).group_stretches == 10  # what memory holds counts too
+    assert order_for(_Large(100, 100 * 2048, kept_nbytes=2048, chunk_rows=50)).group_stretches == 1
+    assert "DIFFCACHE_MIRROR_BYTES=256000000" in fetching_notice(large)
+    enough = _Large(100_000, 100_000 * 2048, kept_nbytes=100_000 * 2048, chunk_rows=1_000)
+    assert order_for(enough, memory=1 << 40) is None
+    assert fetching_notice(enough) is None
+    assert fetching_notice(_Large(100_000, 100_000 * 2048)) is None
+
+
 class _Large:
     """As much of features as the order depends on."""
 
-    def __init__(self, rows, stored_nbytes):
+    def __init__(self, rows, stored_nbytes, *, kept_nbytes=None, chunk_rows=1):
         self.rows, self.stored_nbytes = rows, stored_nbytes
+        self.kept_nbytes, self.chunk_rows = kept_nbytes, chunk_rows
+        self.images, self.setting = "toy", "t90/b24/pool2"
 
     def __len__(self):
         return self.rows
