@@ -23,10 +23,11 @@ from diffcache.cache.checking.verify import verify_store
 from diffcache.cache.marking import mark_rows
 from diffcache.compute import cluster as clusters
 from diffcache.compute.cluster import ClusterAddress, open_cluster
+from diffcache.compute.dispatch import UnsuitedError
 from diffcache.errors import CacheError, ClusterError, ImageError
 from diffcache.events import Notice, Progress
 from diffcache.extraction.distributed import Workers, dispatch
-from diffcache.extraction.distributed.job import Job, UnsuitedError, network_fingerprint, tasks_of
+from diffcache.extraction.distributed.job import Job, network_fingerprint, tasks_of
 from diffcache.extraction.distributed.worker import run_task
 from diffcache.extraction.runner import How
 from diffcache.extraction.work import work_left
