@@ -93,7 +93,10 @@ class Cluster:
             ClusterError: the scheduler does not answer.
         """
         with lost(self):
-            return sorted(self.client.scheduler_info(n_workers=-1)["workers"])
+            found = sorted(self.client.scheduler_info(n_workers=-1)["workers"])
+            if self.client.status in ("closing", "closed"):  # then it tells what it knew before
+                raise ConnectionError("the client is closed")
+        return found
 
     def wait_for_workers(self, *, on_event: OnEvent = ignore, stop: Callable[[], bool] = lambda: False) -> list[str]:
         """The workers, as soon as there is one; a queue may let them wait for hours.

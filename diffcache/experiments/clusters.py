@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from diffcache.backbones import Card
 from diffcache.cache import Cache
 from diffcache.compute.cluster import Cluster, ClusterAddress
+from diffcache.compute.on_workers import ask_all, require_versions
 from diffcache.config import Pipeline
 from diffcache.errors import ClusterError
 from diffcache.events import OnEvent
@@ -70,15 +71,9 @@ def cluster_precision(pipeline: Pipeline, cluster: Cluster, *, on_event: OnEvent
     Raises:
         ClusterError: it is not the same for all of them, or a worker has no such device.
     """
-    from diffcache.extraction.distributed.versions import require_versions
-    from diffcache.extraction.distributed.workers import on_each
-
     workers = cluster.wait_for_workers(on_event=on_event)
     require_versions(cluster)
-    found = on_each(cluster, workers, _precision, pipeline.backbone.device)
-    for worker, one in found.items():
-        if isinstance(one, Exception):
-            raise ClusterError(f"{cluster}: {worker} cannot take part: {one}")
+    found = ask_all(cluster, workers, _precision, pipeline.backbone.device)
     if len(set(found.values())) > 1:
         pairs = ", ".join(f"{worker} {one}" for worker, one in list(found.items())[:4])
         raise ClusterError(

@@ -10,12 +10,12 @@ from typing import Protocol
 from diffcache.backbones import Backbone
 from diffcache.cache import Store
 from diffcache.cache.writer import Writer
+from diffcache.compute.interrupts import interrupts_held
 from diffcache.events import Fallback, Notice, OnEvent
 from diffcache.extraction.decoded import Decoded
 from diffcache.extraction.forward import Forward
 from diffcache.extraction.group_size import choose_group_size
 from diffcache.extraction.inputs import Inputs
-from diffcache.extraction.interrupt import interrupts_held
 from diffcache.extraction.matching import Matching
 from diffcache.extraction.outcome import Account
 from diffcache.extraction.work import RangeWork

@@ -9,11 +9,11 @@ import threading
 import pytest
 
 from diffcache.cache import layout, open_cache
+from diffcache.compute.interrupts import interrupts_held
 from diffcache.config import load_pipeline
 from diffcache.experiments import extract_pipeline
 from diffcache.extraction import Interrupted
 from diffcache.extraction import run as extraction_run
-from diffcache.extraction.interrupt import interrupts_held
 from diffcache.setting import Setting, grid
 from tests.extraction.runs import Counting, contents, run
 

@@ -10,7 +10,6 @@ from typing import Protocol
 from diffcache.backbones import Backbone
 from diffcache.cache import RowRange
 from diffcache.cache.receipts import Receipt
-from diffcache.errors import ClusterError
 from diffcache.events import Fallback
 from diffcache.extraction.runner import How
 from diffcache.extraction.work import RangeWork
@@ -141,22 +140,6 @@ class Done:
     marked: int = 0
     saturated: int = 0
     twin: bool = False
-
-
-class UnsuitedError(ClusterError):
-    """A worker that cannot take part, found when it is given its first task.
-
-    Args:
-        worker: its address.
-        why: the reason.
-    """
-
-    def __init__(self, worker: str, why: str) -> None:
-        super().__init__(worker, why)
-        self.worker, self.why = worker, why
-
-    def __str__(self) -> str:
-        return f"{self.worker}: {self.why}"
 
 
 def network_fingerprint(backbone: Backbone) -> str:

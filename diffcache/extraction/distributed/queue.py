@@ -9,8 +9,8 @@ from itertools import groupby
 from diffcache.extraction.distributed.job import Task
 
 
-class Queue:
-    """Tasks in the order of their rows, handed out range by range.
+class ByRange:
+    """Tasks in the order of their rows, handed out range by range; see :class:`diffcache.compute.dispatch.Queue`.
 
     Args:
         tasks: all of them; those of a range follow each other. They are taken as they are needed.

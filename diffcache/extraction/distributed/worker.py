@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -18,9 +17,11 @@ from diffcache.cache.layout import TMP, segment_name
 from diffcache.cache.marking import mark_rows
 from diffcache.cache.receipts import Receipt, receipt_path
 from diffcache.cache.store import LOCK
+from diffcache.compute.dispatch import UnsuitedError
+from diffcache.compute.on_workers import require_probe, worker_address
 from diffcache.errors import CacheError, ClusterError, DiffcacheError
 from diffcache.extraction.decoded import Decoded
-from diffcache.extraction.distributed.job import Done, Job, Look, Opener, Seen, Task, UnsuitedError, network_fingerprint
+from diffcache.extraction.distributed.job import Done, Job, Look, Opener, Seen, Task, network_fingerprint
 from diffcache.extraction.forward import Forward
 from diffcache.extraction.group_size import choose_group_size
 from diffcache.extraction.matching import Matching, match
@@ -29,7 +30,6 @@ from diffcache.extraction.run import allow_open_files
 from diffcache.images import ImageSource
 from diffcache.setting import Pass
 
-_VISIBLE_SECONDS = 5.0  # in which a file that another machine made must be seen
 _STORES = 4
 _NETWORKS = 2
 
@@ -56,14 +56,7 @@ def look(ask: Look) -> Seen:
     Raises:
         DiffcacheError: something is not here, or other than where the question comes from.
     """
-    patience = time.monotonic() + _VISIBLE_SECONDS
-    while not ask.probe.exists():
-        if time.monotonic() > patience:
-            raise ClusterError(
-                f"{ask.probe.parent}: this folder is not here, or not the same as where the command runs; workers "
-                f"write into the cache themselves, so it must be on a disk that all of them have at this path"
-            )
-        time.sleep(0.1)
+    require_probe(ask.probe)
     backbone = _network(ask.opener, ask.fingerprint)
     _source(ask.opener, ask.session)
     device = f"{backbone.card.name} on {backbone.device} in {backbone.precision}"
@@ -132,7 +125,7 @@ def _require_token(job: Job) -> None:
     """Stop where somebody else has taken the store over: what this task is part of is no more."""
     if token_at(job.store / LOCK) != job.token:
         raise UnsuitedError(
-            _address(),
+            worker_address(),
             f"{job.store}: expected the store while the command that sent this task holds it, found it given up, held "
             f"by another command, or another folder here than where the command runs",
         )
@@ -154,7 +147,7 @@ def _open(job: Job) -> _Opened:
             source = _source(job.opener, job.session)
             opened = _Opened(backbone, store, source, match(store, source), Decoded())
         except DiffcacheError as error:
-            raise UnsuitedError(_address(), str(error)) from None
+            raise UnsuitedError(worker_address(), str(error)) from None
         allow_open_files()
         _opened[job.key] = opened
         while len(_opened) > _STORES:
@@ -210,13 +203,3 @@ def _bits(backbone: Backbone) -> dict[str, object]:
     made = bits(provenance(backbone, group_size=0))
     made.pop("group_size")
     return made
-
-
-def _address() -> str:
-    """Of this worker."""
-    from distributed import get_worker
-
-    try:
-        return str(get_worker().address)
-    except ValueError:  # in no worker
-        return "this process"

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from diffcache.backbones import Backbone
 from diffcache.cache.files.lock import command_line
 from diffcache.cache.writer import Writer
-from diffcache.compute.cluster import Cluster, lost
-from diffcache.errors import ClusterError, DiffcacheError
+from diffcache.compute.cluster import Cluster
+from diffcache.compute.interrupts import interrupts_held
+from diffcache.compute.on_workers import ask_all, few, on_each, probe_in, require_versions
+from diffcache.errors import ClusterError
 from diffcache.events import Fallback, Notice, OnEvent
 from diffcache.extraction.distributed.dispatch import Dispatch
 from diffcache.extraction.distributed.job import Job, Look, Opener, Seen, network_fingerprint, tasks_of
-from diffcache.extraction.distributed.versions import require_versions
 from diffcache.extraction.distributed.worker import largest_group, look
-from diffcache.extraction.interrupt import interrupts_held
 from diffcache.extraction.matching import Matching
 from diffcache.extraction.outcome import Account
 from diffcache.extraction.runner import How
@@ -27,8 +24,6 @@ from diffcache.extraction.work import RangeWork
 from diffcache.images import ImageSource
 from diffcache.recipe import Plain
 from diffcache.setting import Pass
-
-_SHOWN = 3
 
 
 class Workers:
@@ -65,13 +60,8 @@ class Workers:
         self._fingerprint = network_fingerprint(backbone)
         workers = cluster.wait_for_workers(on_event=on_event)
         require_versions(cluster)
-        with self._probe() as probe:
-            found = on_each(cluster, workers, look, self._ask(probe))
-        unsuited = {worker: one for worker, one in found.items() if isinstance(one, Exception)}
-        if unsuited:
-            lines = [f"{worker}: {error}" for worker, error in sorted(unsuited.items())]
-            raise ClusterError(f"{cluster}: {len(unsuited)} of {len(workers)} workers cannot take part: {_few(lines)}")
-        self._seen = {worker: one for worker, one in found.items() if isinstance(one, Seen)}
+        with probe_in(self._root) as probe:
+            self._seen = ask_all(cluster, workers, look, self._ask(probe))
         if not self._mixed:
             self._require_one_kind()
         if backbone.card.has_network:
@@ -135,16 +125,6 @@ class Workers:
     def _ask(self, probe: Path) -> Look:
         return Look(session=self._session, opener=self._opener, fingerprint=self._fingerprint, probe=probe)
 
-    @contextmanager
-    def _probe(self) -> Iterator[Path]:
-        """A file in the cache's folder, by which workers know that it is this one."""
-        probe = self._root / f".probe-{secrets.token_hex(6)}"
-        probe.touch()
-        try:
-            yield probe
-        finally:
-            probe.unlink(missing_ok=True)
-
     def _require_one_kind(self) -> None:
         kinds: list[tuple[Mapping[str, Plain], list[str]]] = []
         for worker, seen in sorted(self._seen.items()):
@@ -159,41 +139,10 @@ class Workers:
         first = kinds[0][0]
         differs = [key for key in first if any(bits.get(key) != first[key] for bits, _ in kinds)]
         lines = [
-            f"{len(members)} ({_few(members)}) with {', '.join(f'{key} {bits.get(key)}' for key in differs)}"
+            f"{len(members)} ({few(members)}) with {', '.join(f'{key} {bits.get(key)}' for key in differs)}"
             for bits, members in kinds
         ]
         raise ClusterError(
             f"{self._cluster}: workers of {len(kinds)} kinds, whose features differ in their last bits: "
             f"{'; '.join(lines)}; use one kind, or allow it with --mixed-workers"
         )
-
-
-def on_each(cluster: Cluster, workers: Sequence[str], function: Callable[..., Any], *args: Any) -> dict[str, Any]:
-    """What a function returns on each worker, or the error of ours that it raised there.
-
-    Raises:
-        ClusterError: the scheduler is gone.
-    """
-    with lost(cluster):
-        futures = {
-            worker: cluster.client.submit(
-                function, *args, workers=[worker], allow_other_workers=False, pure=False, priority=10
-            )
-            for worker in workers
-        }
-        return {worker: _outcome(future) for worker, future in futures.items()}
-
-
-def _outcome(future: Any) -> Any:
-    try:
-        return future.result()
-    except CancelledError:  # by a scheduler that ends
-        raise
-    except DiffcacheError as error:
-        return error
-    except Exception as error:  # no diffcache there, another one, or a worker that died
-        return ClusterError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-
-
-def _few(items: Sequence[str]) -> str:
-    return "; ".join(items[:_SHOWN]) + (f"; and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")

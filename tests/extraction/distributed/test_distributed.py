@@ -23,10 +23,11 @@ from diffcache.cache.checking.verify import verify_store
 from diffcache.cache.marking import mark_rows
 from diffcache.compute import cluster as clusters
 from diffcache.compute.cluster import ClusterAddress, open_cluster
+from diffcache.compute.dispatch import UnsuitedError
 from diffcache.errors import CacheError, ClusterError, ImageError
 from diffcache.events import Notice, Progress
 from diffcache.extraction.distributed import Workers, dispatch
-from diffcache.extraction.distributed.job import Job, UnsuitedError, network_fingerprint, tasks_of
+from diffcache.extraction.distributed.job import Job, network_fingerprint, tasks_of
 from diffcache.extraction.distributed.worker import run_task
 from diffcache.extraction.runner import How
 from diffcache.extraction.work import work_left
@@ -265,9 +266,8 @@ def another_worker(cluster, folder, *options):
 
 
 def test_a_worker_with_another_version_is_said_before_work_starts(cluster, world, tmp_path):
-    facts = tmp_path / "diffcache-0.0.1.dist-info"
-    facts.mkdir()
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: diffcache\nVersion: 0.0.1\n", encoding="utf-8")
+    (tmp_path / "diffcache").mkdir()
+    (tmp_path / "diffcache" / "__init__.py").write_text("__version__ = '0.0.1'", encoding="utf-8")
     with (
         another_worker(cluster, tmp_path),
         pytest.raises(ClusterError, match=r"1 of 3 workers have other versions: tcp://\S+: diffcache 0\.0\.1 where"),

@@ -21,8 +21,8 @@ CLUSTER = ROOT / "pipelines" / "cluster"
 
 # A job is its script in the background; squeue and scancel know it by the number of its process.
 SBATCH = """#!/bin/sh
-cp "$1" "{folder}/job.sh"
-setsid sh "$1" >/dev/null 2>&1 &
+cp "$1" "{folder}/job$$.sh"  # the script goes when this command has ended
+setsid sh "{folder}/job$$.sh" >/dev/null 2>&1 &
 echo "Submitted batch job $!"
 """
 SCANCEL = """#!/bin/sh
@@ -59,7 +59,7 @@ def test_slurm(world, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     require_well(tmp_path / "cache")
-    script = (tmp_path / "job.sh").read_text(encoding="utf-8")
+    script = next(tmp_path.glob("job*.sh")).read_text(encoding="utf-8")
     for line in (
         "-p gpu",
         "-t 1-02:30:00",
