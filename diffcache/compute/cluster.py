@@ -196,7 +196,11 @@ def _address_in(file: Path | None) -> str:
 def _started(distributed: Any, where: ClusterAddress) -> Iterator[Client]:
     import dask
 
-    settings = {"distributed.scheduler.allowed-failures": _DEATHS, "distributed.worker.daemon": True}
+    settings = {
+        "distributed.scheduler.allowed-failures": _DEATHS,
+        "distributed.worker.daemon": True,
+        "distributed.worker.profile.enabled": False,  # it looks at all threads a hundred times a second
+    }
     with dask.config.set(settings):
         try:
             cluster = distributed.SpecCluster(

@@ -46,10 +46,9 @@ def require_versions(cluster: Cluster) -> None:
     if pairs := _apart("diffcache", scheduler, __version__):
         lines.insert(0, f"the scheduler: {', '.join(pairs)}")
     if lines:
-        raise ClusterError(
-            f"{cluster}: {sum(bool(pairs) for pairs in wrong.values())} of {len(wrong)} workers have other versions: "
-            f"{few(lines)}; install the same ones there"
-        )
+        count = sum(bool(pairs) for pairs in wrong.values())
+        who = f"{count} of {len(wrong)} workers have" if count else "the scheduler has"
+        raise ClusterError(f"{cluster}: {who} other versions: {few(lines)}; install the same ones there")
 
 
 def _apart(name: str, there: Any, here: str | None) -> list[str]:

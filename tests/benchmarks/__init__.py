@@ -14,6 +14,7 @@ BENCHMARKS = (
     "scaling",
     "memory",
     "cka",
+    "cluster",
     "experiment",
     "decode",
     "startup",

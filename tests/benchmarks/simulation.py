@@ -75,7 +75,7 @@ def simulate(folder: Path, *, images: int, workers: int, console: Console) -> di
     with open_cluster(ClusterAddress(workers=workers)) as cluster:
         runner = Workers(cluster, opener, root=cache.root)
         runner.join(backbone, lambda event: None)
-        began = time.perf_counter()
+        began, before = time.perf_counter(), time.process_time()
         done = extract(
             backbone,
             source,
@@ -87,10 +87,11 @@ def simulate(folder: Path, *, images: int, workers: int, console: Console) -> di
             runner=runner,
             on_event=show,
         )
-        whole = time.perf_counter() - began
+        whole, busy = time.perf_counter() - began, time.process_time() - before
     peak, workers_peak = (
         resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
     path, receipts = done.store.path, list((done.store.path / "receipts").rglob("*.json"))
     times = {}
     for name, look in {
@@ -108,6 +109,8 @@ def simulate(folder: Path, *, images: int, workers: int, console: Console) -> di
         "seconds": whole,
         "milliseconds a task": 1000 * done.seconds / len(receipts),
         "tasks a second": len(receipts) / done.seconds,
+        "milliseconds of a core a task, command and scheduler": 1000 * busy / len(receipts),
+        "milliseconds of a core a task, workers": 1000 * (children.ru_utime + children.ru_stime) / len(receipts),
         "kilobytes a receipt": sum(file.stat().st_size for file in receipts) / len(receipts) / 1000,
         "megabytes of memory, command and scheduler": peak,
         "megabytes of memory, largest worker": workers_peak,

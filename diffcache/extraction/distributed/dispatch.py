@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from diffcache.compute import dispatch
 from diffcache.compute.cluster import Cluster
 from diffcache.extraction.distributed.job import Done, Job, Task
 from diffcache.extraction.distributed.queue import ByRange
-from diffcache.extraction.distributed.worker import run_task
+from diffcache.extraction.distributed.worker import run_sent
 from diffcache.extraction.outcome import Account
 
 _A_WORKER = 3
@@ -35,7 +36,8 @@ class Dispatch:
     """
 
     def __init__(self, cluster: Cluster, job: Job, writer: Writer, *, account: Account) -> None:
-        self._cluster, self._job, self._writer, self._account = cluster, job, writer, account
+        self._cluster, self._writer, self._account = cluster, writer, account
+        self._job = pickle.dumps(job)  # once for all tasks
         self.marked = self.saturated = self.twins = 0
 
     def run(self, tasks: Iterable[Task], *, stop: Callable[[], bool]) -> bool:
@@ -66,7 +68,7 @@ class Dispatch:
         rows = range(task.first_row, task.first_row + task.rows.rows)
         marks = {row: store.marks[row] for row in rows if row in store.marks} if store.marks else {}
         told = replace(task, before=before[0] if before else None, marks=marks)
-        return dispatch.Order(task.name, f"{task.rows} of {task.pass_}", run_task, (self._job, told))
+        return dispatch.Order(task.name, f"{task.rows} of {task.pass_}", run_sent, (self._job, pickle.dumps(told)))
 
     def _accept(self, task: Task, done: Done) -> None:
         self._writer.accept(done.receipt)

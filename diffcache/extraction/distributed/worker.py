@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from diffcache.backbones import Backbone
 from diffcache.cache import Store
@@ -67,6 +69,18 @@ def largest_group(ask: Look, asked: int | str, blocks: Collection[int], pass_: P
     """The group size that suits this worker; see :func:`diffcache.extraction.group_size.choose_group_size`."""
     size, _ = choose_group_size(asked, _network(ask.opener, ask.fingerprint), blocks=blocks, pass_=pass_)
     return size
+
+
+def run_sent(job: bytes, task: bytes) -> Done:
+    """:func:`run_task` of what was pickled: else Dask would look into each of the values, for every task."""
+    return run_task(_job(job), pickle.loads(task))
+
+
+@lru_cache(maxsize=_STORES)
+def _job(pickled: bytes) -> Job:
+    job = pickle.loads(pickled)
+    assert isinstance(job, Job)
+    return job
 
 
 def run_task(job: Job, task: Task) -> Done:
