@@ -217,21 +217,6 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path, format_):
     assert contents(resumed.store) == contents(whole.store)
 
 
-def test_the_second_of_two_extractions_finds_its_work_done(tmp_path):
-    world = tiny.make(tmp_path / "world", train=40, test=1)
-    script = (
-        "import sys; from pathlib import Path; from tests.tiny import Tiny\n"
-        "from tests.extraction.runs import run\n"
-        "f = Path(sys.argv[1])\n"
-        "print(run(Tiny(f, f, f / 'tiny.toml', f / 'tiny.safetensors')).images)"
-    )
-    command = [sys.executable, "-c", script, str(world.folder)]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [child.communicate(timeout=120) for child in both]
-    assert [child.returncode for child in both] == [0, 0], outputs
-    assert sorted(int(out) for out, _ in outputs) == [0, 240]
-
-
 # --- conditions -------------------------------------------------------------------------------
 
 
