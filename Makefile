@@ -12,7 +12,7 @@ BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install plan extract train-heads verify report reproduce networks test test-slow lint bench clean
+.PHONY: help install plan extract train-heads verify report reproduce networks test test-slow lint bench simulate clean
 
 help:  ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ lint: $(READY)  ## Style and types
 
 bench: $(READY)  ## The benchmarks, as ratios taken in one run; ONLY=name for one
 	$(BIN)/python -m tests.benchmarks $(ONLY) $(ARGS)
+
+simulate: $(READY)  ## What Dask and the store cost at ImageNet's size: images and a network that take no time
+	$(BIN)/python -m tests.benchmarks.simulation $(ARGS)
 
 clean:  ## Remove .venv, caches of tools and built files; features and runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -9,6 +9,7 @@ BENCHMARKS = (
     "grid",
     "extract",
     "gather",
+    "bucket",
     "epoch",
     "sweep",
     "scaling",
