@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from diffcache.analysis.cka import Rows
+from diffcache.cache import Features
+from diffcache.cache.by_path import FeaturesByPath
 from diffcache.cache.derived import open_features
 from diffcache.config import Pipeline
 from diffcache.errors import CacheError, ConfigError, SettingError
@@ -77,6 +79,13 @@ class Reordered:
 
     def __str__(self) -> str:
         return str(self.of)
+
+
+def sent(features: Rows) -> Rows:
+    """Features as workers are sent them: by their path."""
+    if isinstance(features, Reordered):
+        return replace(features, of=sent(features.of))
+    return FeaturesByPath(features) if isinstance(features, Features) else features
 
 
 def compared_settings(pipeline: Pipeline, named: Collection[Setting] | None) -> tuple[Setting, ...]:
