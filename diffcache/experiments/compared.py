@@ -17,6 +17,7 @@ from diffcache.errors import CacheError, ConfigError, SettingError
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.experiments.features import FeatureSet
 from diffcache.experiments.needs import evaluated
+from diffcache.experiments.stores_there import Place
 from diffcache.setting import Setting
 
 Array = np.ndarray[Any, Any]
@@ -86,6 +87,12 @@ def sent(features: Rows) -> Rows:
     if isinstance(features, Reordered):
         return replace(features, of=sent(features.of))
     return FeaturesByPath(features) if isinstance(features, Features) else features
+
+
+def place_of(features: Rows) -> Place | None:
+    """The store that features are read from; None of what is in none."""
+    of = features.of if isinstance(features, Reordered) else features
+    return Place.of(of.store) if isinstance(of, Features) else None
 
 
 def compared_settings(pipeline: Pipeline, named: Collection[Setting] | None) -> tuple[Setting, ...]:

@@ -13,18 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from diffcache.analysis.cka import BATCH, common_rows, exact_cka, minibatch_cka
+from diffcache.analysis.cka import BATCH, Rows, common_rows, exact_cka, minibatch_cka
 from diffcache.analysis.cka_plot import Side, draw_cka
 from diffcache.cache.files.disk import write_whole
 from diffcache.compute.cluster import Cluster, ClusterAddress, open_cluster
 from diffcache.compute.each import MOST_DEATHS
-from diffcache.compute.on_workers import require_versions
+from diffcache.compute.on_workers import ask_all, require_versions
 from diffcache.config import Pipeline
 from diffcache.errors import DependencyError
 from diffcache.events import Notice, OnEvent, Progress, ignore
-from diffcache.experiments.compared import Seen, beside, sent
+from diffcache.experiments.compared import Seen, beside, place_of, sent
 from diffcache.experiments.results import Result, results_folder
 from diffcache.experiments.similarity_findings import Pair, bias_finding, network_findings, networks_findings
+from diffcache.experiments.stores_there import look_at
 from diffcache.recipe import Plain
 from diffcache.setting import Setting
 
@@ -82,7 +83,7 @@ def similarity(
     rows = len(common_rows(every))
     report = _progress(f"cka of {len(every)} settings", on_event)
     with ExitStack() as stack:
-        cluster = None if address is None else stack.enter_context(_joined(address, on_event))
+        cluster = None if address is None else stack.enter_context(_joined(address, every, on_event))
         xs, ys = ([*map(sent, side.features)] if cluster else side.features for side in (first, right))
         others = None if other is None else ys
         if method == "exact":
@@ -116,11 +117,13 @@ def similarity(
 
 
 @contextmanager
-def _joined(address: ClusterAddress, on_event: OnEvent) -> Iterator[Cluster]:
-    """A cluster with workers of this version."""
+def _joined(address: ClusterAddress, features: Sequence[Rows], on_event: OnEvent) -> Iterator[Cluster]:
+    """A cluster whose workers have this version, and the stores."""
+    places = {place for place in map(place_of, features) if place is not None}
     with open_cluster(address, deaths=MOST_DEATHS, on_event=on_event) as cluster:
-        cluster.wait_for_workers(on_event=on_event)
+        workers = cluster.wait_for_workers(on_event=on_event)
         require_versions(cluster)
+        ask_all(cluster, workers, look_at, tuple(places))
         yield cluster
 
 

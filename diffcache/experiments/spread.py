@@ -19,8 +19,9 @@ from diffcache.config import TRAINED
 from diffcache.errors import ClusterError
 from diffcache.events import Notice, OnEvent, Progress
 from diffcache.experiments.features import FeatureSet
+from diffcache.experiments.stores_there import Place
 from diffcache.experiments.training import SAVE_SECONDS, Terms, Training
-from diffcache.experiments.training_there import Job, Place, Seen, Trained, look, train_there
+from diffcache.experiments.training_there import Job, Seen, Trained, look, train_there
 from diffcache.heads import Run, load_run
 from diffcache.heads.runs.run import is_complete
 
@@ -207,7 +208,7 @@ class Spread:
 
 
 def _places(stores: Mapping[str, Store]) -> dict[str, Place]:
-    return {split: Place(store.path, store.fingerprint) for split, store in stores.items()}
+    return {split: Place.of(store) for split, store in stores.items()}
 
 
 def _leaves_precision(training: Training) -> bool:

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffcache.cache import Store
-from diffcache.compute import require_values, resolve_device, resolve_precision
+from diffcache.compute import forget_trimming, require_values, resolve_device, resolve_precision
 from diffcache.compute.dispatch import UnsuitedError
 from diffcache.compute.on_workers import require_probe, worker_address
-from diffcache.errors import CacheError, DiffcacheError
+from diffcache.errors import DiffcacheError
 from diffcache.events import Event, Progress
 from diffcache.experiments.features import FeatureSet
+from diffcache.experiments.stores_there import Place
 from diffcache.experiments.training import Terms, Training
 
 _SETS = 4
@@ -26,19 +26,6 @@ _training = threading.Lock()
 """Threads of a worker train one after the other: how many threads PyTorch computes with is the process's."""
 
 _opened: OrderedDict[str, FeatureSet] = OrderedDict()
-
-
-@dataclass(frozen=True)
-class Place:
-    """A store where workers find it.
-
-    Attributes:
-        path: its folder.
-        fingerprint: of the recipe that it must have.
-    """
-
-    path: Path
-    fingerprint: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,19 +136,10 @@ def _open(job: Job) -> FeatureSet:
     with _opening:
         if job.session not in _opened:
             require_probe(job.probe)
-            pixels = None if job.pixels is None else {split: _store(one) for split, one in job.pixels.items()}
-            stores = {split: _store(one) for split, one in job.stores.items()}
+            forget_trimming()
+            pixels = None if job.pixels is None else {split: one.open() for split, one in job.pixels.items()}
+            stores = {split: one.open() for split, one in job.stores.items()}
             _opened[job.session] = FeatureSet(job.backbone, stores, pixels)
             while len(_opened) > _SETS:
                 _opened.popitem(last=False)
         return _opened[job.session]
-
-
-def _store(place: Place) -> Store:
-    store = Store.open(place.path)
-    if store.fingerprint != place.fingerprint:
-        raise CacheError(
-            f"{place.path}: expected the store of recipe {place.fingerprint[:16]}, as where the command runs, found "
-            f"{store.fingerprint[:16]}; the cache must be on a disk that all workers have at this path"
-        )
-    return store
