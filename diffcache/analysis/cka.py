@@ -9,6 +9,9 @@ Revisited", ICML 2019, equation 4): with K = X X^T and L = Y Y^T of centred feat
 needs one pass over the rows and estimates what infinitely many rows would give. Either streams over the caches, a part
 of the work at a time on each of Dask's threads: memory grows with the number of settings, with the batch and with the
 width of features, not with the rows, and where parts are large fewer of them are worked on at once (:data:`MEMORY`).
+
+On a cluster each part is a task; parts are the same and are added in the same order, so that the result is the same to
+the last bit where workers multiply matrices as this process does, and to float32's rounding where they do not.
 """
 
 from __future__ import annotations
@@ -16,10 +19,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
+from diffcache.compute.cluster import Cluster
+from diffcache.compute.each import each_on
 from diffcache.errors import CacheError, HeadError
 
 BATCH = 512
@@ -81,6 +88,7 @@ def exact_cka(
     *,
     batch: int | None = None,
     threads: int | None = None,
+    cluster: Cluster | None = None,
     report: Report | None = None,
 ) -> Array:
     """Linear CKA of all rows, between each of ``xs`` and each of ``ys``.
@@ -93,6 +101,7 @@ def exact_cka(
         ys: others; the same as ``xs`` where None.
         batch: rows of a tile; where None :data:`TILE`, or fewer of very wide features.
         threads: Dask's; where None as many as there are cores and as :data:`MEMORY` has room for.
+        cluster: whose workers read and multiply; what they are sent of features is their pickle.
         report: hears of progress.
 
     Returns:
@@ -101,6 +110,7 @@ def exact_cka(
     Raises:
         CacheError: features of other images.
         HeadError: values that are not finite.
+        ClusterError: the scheduler is gone, or a part of the work kills its workers.
     """
     every, rows = _every(xs, ys)
     widths = [math.prod(some.shape[1:]) for some in every]
@@ -108,13 +118,16 @@ def exact_cka(
     by_tiles = len(rows) ** 2 / 2 * sum(widths)
     by_products = len(rows) * sum(widths[i] * widths[j] for i, j in pairs)
     batch = _side(widths) if batch is None else batch
-    scales = [_scale(some, rows, batch) for some in every]
+    pieces = tuple(rows[k : k + batch] for k in range(0, len(rows), batch))
+    scales = _scales(every, pieces, cluster)
+    work: Callable[[Any], Array]
     if by_tiles <= by_products:
         threads = threads or _threads(_tile_bytes(widths, batch))
-        hsic = _tiles(every, rows, scales, batch=batch, threads=threads, report=report)
+        work, parts = _Tiles(every, pieces, scales), _tiles(len(pieces))
     else:
         threads = threads or _threads(20 * max(widths) ** 2 + 8 * batch * max(widths))
-        hsic = _products(every, rows, scales, pairs, batch=batch, threads=threads, report=report)
+        work, parts = _Products(every, pieces, scales), pairs
+    hsic = _summed(work, parts, threads=threads, cluster=cluster, report=report)
     return _aligned(hsic, len(xs), square=ys is None)
 
 
@@ -124,6 +137,7 @@ def minibatch_cka(
     *,
     batch: int = BATCH,
     threads: int | None = None,
+    cluster: Cluster | None = None,
     report: Report | None = None,
 ) -> Array:
     """Linear CKA by the unbiased estimate of HSIC, averaged over batches of consecutive rows; arguments as above.
@@ -138,21 +152,17 @@ def minibatch_cka(
         raise HeadError(f"CKA: expected batches of at least {FEWEST} rows, got {batch}")
     every, rows = _every(xs, ys)
     count = max(1, min(round(len(rows) / batch), len(rows) // FEWEST))
-    batches = [some for k in range(count) if len(some := rows[k::count]) >= FEWEST]
+    batches = tuple(some for k in range(count) if len(some := rows[k::count]) >= FEWEST)
     size = len(batches[0])
     widest = max(math.prod(some.shape[1:]) for some in every)
     threads = threads or _threads(16 * len(every) * size**2 + 16 * size * widest)
-
-    def one(some: Array) -> Array:
-        grams = np.stack([_gram(features, some) for features in every])
-        return _unbiased(grams)
-
-    total = _summed(one, batches, threads=threads, report=report)
+    work = _Batches(every, batches)
+    total = _summed(work, range(len(batches)), threads=threads, cluster=cluster, report=report)
     return _aligned(total, len(xs), square=ys is None)
 
 
-def _every(xs: Sequence[Rows], ys: Sequence[Rows] | None) -> tuple[list[Rows], Array]:
-    every = [*xs, *(ys or ())]
+def _every(xs: Sequence[Rows], ys: Sequence[Rows] | None) -> tuple[tuple[Rows, ...], Array]:
+    every = (*xs, *(ys or ()))
     if not xs or (ys is not None and not ys):
         raise HeadError("CKA: expected features on both sides, got none")
     return every, common_rows(every)
@@ -205,16 +215,37 @@ Scale = tuple[Array, np.float32]
 """Mean of each value, float32, and one over the deviation of all: products of what is scaled fit float32."""
 
 
-def _scale(features: Rows, rows: Array, batch: int) -> Scale:
-    width = math.prod(features.shape[1:])
+def _scales(every: Sequence[Rows], pieces: Sequence[Array], cluster: Cluster | None) -> tuple[Scale, ...]:
+    """The scale of each of some features; of each it is a pass over its rows."""
+    if cluster is None:
+        return tuple(_scale(some, pieces) for some in every)
+    found: dict[int, Scale] = {}
+    work = _Scales(tuple(every), tuple(pieces))
+    each_on(cluster, work, range(len(every)), take=found.__setitem__, what="scale")
+    return tuple(found[number] for number in range(len(every)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Scales:
+    """Scales by the number of the features."""
+
+    every: tuple[Rows, ...]
+    pieces: tuple[Array, ...]
+
+    def __call__(self, number: int) -> Scale:
+        return _scale(self.every[number], self.pieces)
+
+
+def _scale(features: Rows, pieces: Sequence[Array]) -> Scale:
+    width, rows = math.prod(features.shape[1:]), sum(map(len, pieces))
     total, squares = np.zeros(width), np.zeros(width)
-    for k in range(0, len(rows), batch):
-        values = _read(features, rows[k : k + batch])
+    for piece in pieces:
+        values = _read(features, piece)
         total += values.sum(axis=0, dtype=np.float64)
         squares += np.square(values, dtype=np.float64).sum(axis=0)
     _require_finite(features, float(squares.sum()))
-    mean = total / len(rows)
-    variance = float((squares / len(rows) - mean**2).mean())
+    mean = total / rows
+    variance = float((squares / rows - mean**2).mean())
     return mean.astype(np.float32), np.float32(1 / math.sqrt(variance) if variance > 0 else 1)
 
 
@@ -248,70 +279,110 @@ def _unbiased(grams: Array) -> Array:
     return np.asarray(whole / (n * (n - 3)))
 
 
-def _tiles(
-    every: Sequence[Rows],
-    rows: Array,
-    scales: Sequence[Scale],
-    *,
-    batch: int,
-    threads: int,
-    report: Report | None,
-) -> Array:
-    """HSIC of every pair, in units of the scales: the sum over tiles of the Gram matrices of products of entries."""
-    pieces = [rows[k : k + batch] for k in range(0, len(rows), batch)]
+@dataclass(frozen=True, eq=False)
+class _Batches:
+    """The unbiased estimate of the HSIC of every pair, by the number of a batch."""
 
-    def one(pair: tuple[Array, Array]) -> Array:
-        left, right = pair
-        same = left is right
-        tiles = np.empty((len(every), len(left), len(right)), np.float32)
-        for features, scale, tile in zip(every, scales, tiles, strict=True):
+    every: tuple[Rows, ...]
+    batches: tuple[Array, ...]
+
+    def __call__(self, number: int) -> Array:
+        return _unbiased(np.stack([_gram(features, self.batches[number]) for features in self.every]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Tiles:
+    """HSIC of every pair, in units of the scales: the sum over tiles of the Gram matrices of products of entries.
+
+    A part is a tile: the numbers of its pieces of rows.
+    """
+
+    every: tuple[Rows, ...]
+    pieces: tuple[Array, ...]
+    scales: tuple[Scale, ...]
+
+    def __call__(self, part: tuple[int, int]) -> Array:
+        left, right = (self.pieces[number] for number in part)
+        same = part[0] == part[1]
+        tiles = np.empty((len(self.every), len(left), len(right)), np.float32)
+        for features, scale, tile in zip(self.every, self.scales, tiles, strict=True):
             a = _scaled(features, left, scale)
             np.matmul(a, (a if same else _scaled(features, right, scale)).T, out=tile)
-        flat = tiles.reshape(len(every), -1)
+        flat = tiles.reshape(len(self.every), -1)
         return (flat @ flat.T).astype(np.float64) * (1 if same else 2)
 
-    return _summed(one, list(itertools.combinations_with_replacement(pieces, 2)), threads=threads, report=report)
+
+def _tiles(pieces: int) -> list[tuple[int, int]]:
+    """Those of the upper half, the diagonal included."""
+    return list(itertools.combinations_with_replacement(range(pieces), 2))
 
 
-def _products(
-    every: Sequence[Rows],
-    rows: Array,
-    scales: Sequence[Scale],
-    pairs: Sequence[tuple[int, int]],
-    *,
-    batch: int,
-    threads: int,
-    report: Report | None,
-) -> Array:
-    """HSIC of some pairs from X^T Y, in units of the scales: the sum of its squared entries."""
-    pieces = [rows[k : k + batch] for k in range(0, len(rows), batch)]
+@dataclass(frozen=True, eq=False)
+class _Products:
+    """HSIC of some pairs from X^T Y, in units of the scales: the sum of its squared entries. A part is a pair."""
 
-    def one(pair: tuple[int, int]) -> Array:
-        i, j = pair
-        product = np.zeros((len(scales[i][0]), len(scales[j][0])))
-        for piece in pieces:
-            a = _scaled(every[i], piece, scales[i])
-            product += a.T @ (a if i == j else _scaled(every[j], piece, scales[j]))
-        found = np.zeros((len(every), len(every)))
+    every: tuple[Rows, ...]
+    pieces: tuple[Array, ...]
+    scales: tuple[Scale, ...]
+
+    def __call__(self, part: tuple[int, int]) -> Array:
+        i, j = part
+        product = np.zeros((len(self.scales[i][0]), len(self.scales[j][0])))
+        for piece in self.pieces:
+            a = _scaled(self.every[i], piece, self.scales[i])
+            product += a.T @ (a if i == j else _scaled(self.every[j], piece, self.scales[j]))
+        found = np.zeros((len(self.every), len(self.every)))
         found[i, j] = found[j, i] = np.square(product).sum()
         return found
 
-    return _summed(one, list(pairs), threads=threads, report=report)
+
+def _summed(
+    work: Callable[[Any], Array],
+    parts: Sequence[Any],
+    *,
+    threads: int,
+    cluster: Cluster | None,
+    report: Report | None,
+) -> Array:
+    """The sum of what each part gives, in the order of the parts; a part a thread, or a worker, is in memory."""
+    heard = (lambda done, total: None) if report is None else report
+    heard(0, len(parts))
+    found = _on_threads if cluster is None else partial(_on_workers, cluster)
+    return found(work, parts, threads, heard)
 
 
-def _summed(one: Callable[[Any], Array], parts: Sequence[Any], *, threads: int, report: Report | None) -> Array:
-    """The sum of what each part gives, in the order of the parts; a part a thread is in memory."""
+def _on_threads(work: Callable[[Any], Array], parts: Sequence[Any], threads: int, report: Report) -> Array:
     import dask
 
     total: Array | None = None
-    if report is not None:
-        report(0, len(parts))
     for start in range(0, len(parts), 2 * threads):
-        some = [dask.delayed(one, pure=False)(part) for part in parts[start : start + 2 * threads]]
+        some = [dask.delayed(work, pure=False)(part) for part in parts[start : start + 2 * threads]]
         for found in dask.compute(*some, scheduler="threads", num_workers=threads):
             total = found if total is None else total + found
-        if report is not None:
-            report(min(start + 2 * threads, len(parts)), len(parts))
+        report(min(start + 2 * threads, len(parts)), len(parts))
+    assert total is not None
+    return total
+
+
+def _on_workers(
+    cluster: Cluster, work: Callable[[Any], Array], parts: Sequence[Any], threads: int, report: Report
+) -> Array:
+    """What comes early waits for its turn: sums of floats depend on their order."""
+    total: Array | None = None
+    early: dict[int, Array] = {}
+    added = done = 0
+
+    def take(number: int, found: Array) -> None:
+        nonlocal total, added, done
+        early[number] = found
+        while added in early:
+            one = early.pop(added)
+            total = one if total is None else total + one
+            added += 1
+        done += 1
+        report(done, len(parts))
+
+    each_on(cluster, work, parts, take=take, what="cka")
     assert total is not None
     return total
 

@@ -2,7 +2,8 @@
 
 ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`` (Dowson & Landau 1982; as a score of generated images, Heusel et al.,
 "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", NeurIPS 2017, equation 6). With
-features of Inception-v3 it is the FID. Means and covariances are streamed: memory is that of a few covariances.
+features of Inception-v3 it is the FID. Means and covariances are streamed: memory is that of a few covariances. That is
+not spread over a cluster: a part of the rows has as large a covariance as all of them, which would have to travel.
 """
 
 from __future__ import annotations

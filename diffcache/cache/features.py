@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diffcache.cache.by_path import FeaturesByPath
 from diffcache.cache.catalog import array_path, receipt_names, segment_path
 from diffcache.cache.display.html import features_html
 from diffcache.cache.files.mapping import ask_ahead, map_blocks
@@ -319,6 +320,8 @@ class Features:
     def dask(self) -> Any:
         """A dask.array of the same rows, cut at the store's chunks, read when it is computed.
 
+        On a cluster each worker opens the store by its path, once a computation, and reads the chunks that it is given.
+
         Raises:
             DependencyError: dask is not installed.
         """
@@ -334,12 +337,15 @@ class Features:
             rows, step = array.spec.shape[0], array.features.chunk_rows
             lengths += [min(step, rows - start) for start in range(0, rows, step)]
         chunks = (tuple(lengths), *((size,) for size in self.shape[1:]))
-        name = f"diffcache-{self.fingerprint[:16]}-{self.images}-{self.split}-{self.setting}-{self._identity()}"
+        name = f"diffcache-{self.fingerprint[:16]}-{self.images}-{self.split}-{self.setting}-{self.identity}"
         name += f"-from-{self.derived_from}" if self.derived_from is not None else ""
         meta = np.empty((0, 0, 0, 0), self.dtype)
-        return da.from_array(_Sliced(self), chunks=chunks, name=name, lock=False, asarray=False, fancy=False, meta=meta)
+        return da.from_array(
+            _Sliced(FeaturesByPath(self)), chunks=chunks, name=name, lock=False, asarray=False, fancy=False, meta=meta
+        )
 
-    def _identity(self) -> str:
+    @cached_property
+    def identity(self) -> str:
         """32 digits that stand for the place and content of the rows: dask takes arrays of one name for one."""
         stored = self._arrays[0].spec.setting
         parts = [str(self.store.address), *(segment.samples for segment in self._segments)]
@@ -358,7 +364,7 @@ class _Sliced:
 
     ndim = 4
 
-    def __init__(self, features: Features) -> None:
+    def __init__(self, features: FeaturesByPath) -> None:
         self._features = features
         self.shape, self.dtype = features.shape, features.dtype
 

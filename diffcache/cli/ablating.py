@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from diffcache.cli.options import typed_command
-from diffcache.cli.preparing import chosen_heads, features_for, named_settings
+from diffcache.cli.preparing import chosen_cluster, chosen_heads, features_for, named_settings
 from diffcache.cli.progress import shown
 from diffcache.cli.results import print_result
 from diffcache.config import load_pipeline
 from diffcache.errors import DependencyError
+
+if TYPE_CHECKING:
+    from diffcache.compute.cluster import ClusterAddress
 
 
 def run_ablate(
@@ -23,6 +26,8 @@ def run_ablate(
     settings: Sequence[str] | None,
     heads: Sequence[str] | None,
     recipe: str | None,
+    dask: ClusterAddress | None = None,
+    mixed: bool = False,
 ) -> None:
     """``diffcache ablate``."""
     pipeline = load_pipeline(file, overrides)
@@ -34,8 +39,9 @@ def run_ablate(
         from diffcache.experiments.results import Result, results_folder, write_result
 
         pipeline = seeded(pipeline, pipeline.ablate.seeds)
-        features = features_for(pipeline, recipe, on_event)
-        cells = ablate(pipeline, features, on_event=on_event)
+        cluster = chosen_cluster(dask, mixed=mixed)
+        features = features_for(pipeline, recipe, on_event, cluster=cluster)
+        cells = ablate(pipeline, features, cluster=cluster, on_event=on_event)
     folder, probed = results_folder(pipeline), first_head(cells)
     result = Result(
         name="ablation",

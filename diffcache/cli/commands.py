@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from diffcache.cache.display.text import printable
 from diffcache.cli.options import typed_command
 from diffcache.cli.output import echo, plain_table, table_lines
-from diffcache.cli.preparing import chosen_heads, features_for, named_settings
+from diffcache.cli.preparing import chosen_cluster, chosen_heads, features_for, named_settings
 from diffcache.cli.progress import clock, shown
 from diffcache.config import ALL_PRESETS, load_pipeline
 
@@ -35,9 +35,8 @@ def run_extract(
     wanted = named_settings(settings)
     with shown() as on_event:
         from diffcache.experiments import extract_pipeline
-        from diffcache.experiments.clusters import ClusterChoice
 
-        cluster = None if dask is None else ClusterChoice(address=dask, mixed=mixed)
+        cluster = chosen_cluster(dask, mixed=mixed)
         done = extract_pipeline(pipeline, settings=wanted, cluster=cluster, push=push, on_event=on_event)
     table = plain_table("store", "backbone", "images", "settings", "passes", "time", "folder", right=_NUMBERS)
     for part in done:
@@ -55,6 +54,8 @@ def run_train_heads(
     settings: Sequence[str] | None,
     heads: Sequence[str] | None,
     recipe: str | None,
+    dask: ClusterAddress | None = None,
+    mixed: bool = False,
 ) -> None:
     """``diffcache train-heads``."""
     pipeline = load_pipeline(file, overrides)
@@ -62,8 +63,9 @@ def run_train_heads(
     with shown() as on_event:
         from diffcache.experiments import train_pipeline
 
-        features = features_for(pipeline, recipe, on_event)
-        result = train_pipeline(pipeline, features, on_event=on_event)
+        cluster = chosen_cluster(dask, mixed=mixed)
+        features = features_for(pipeline, recipe, on_event, cluster=cluster)
+        result = train_pipeline(pipeline, features, cluster=cluster, on_event=on_event)
     from diffcache.cli.results import print_heads, write_heads
 
     print_heads(result, pipeline)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffcache.cli.options import typed_command
-from diffcache.cli.preparing import features_for
+from diffcache.cli.preparing import chosen_cluster, features_for
 from diffcache.cli.progress import shown
 from diffcache.cli.results import print_result
 from diffcache.config import Pipeline, load_pipeline
@@ -17,6 +17,7 @@ from diffcache.config.fusing import expanded
 from diffcache.errors import ConfigError
 
 if TYPE_CHECKING:
+    from diffcache.compute.cluster import ClusterAddress
     from diffcache.experiments.compared import Seen
     from diffcache.experiments.results import Result
 
@@ -38,6 +39,8 @@ def run_cka(
     split: str,
     method: str,
     batch: int | None,
+    dask: ClusterAddress | None = None,
+    mixed: bool = False,
 ) -> None:
     """``diffcache cka``."""
     pipelines = [load_pipeline(file, overrides)]
@@ -56,6 +59,7 @@ def run_cka(
         from diffcache.experiments.results import results_folder, write_result
         from diffcache.experiments.similarity import similarity
 
+        cluster = chosen_cluster(dask, mixed=mixed)
         wanted = [
             compared_settings(pipeline, _named(texts))
             for pipeline, texts in zip(pipelines, (settings, other_settings), strict=False)
@@ -65,12 +69,19 @@ def run_cka(
         sides: list[Seen] = []
         for number, (pipeline, some) in enumerate(zip(pipelines, wanted, strict=True)):
             recipe = recipes[number] if recipes is not None else None
-            features = features_for(_without_heads(pipeline), recipe, on_event, settings=some)
+            features = features_for(_without_heads(pipeline), recipe, on_event, settings=some, cluster=cluster)
             sides.append(seen(pipeline, features, some, split=split))
         if len(sides) > 1:
             sides = list(told_apart(sides[0], sides[1], (pipelines[0].name, pipelines[1].name)))
         result = similarity(
-            pipelines[0], *sides, command=command, split=split, method=method, batch=batch, on_event=on_event
+            pipelines[0],
+            *sides,
+            command=command,
+            split=split,
+            method=method,
+            batch=batch,
+            address=dask,
+            on_event=on_event,
         )
     folder = results_folder(pipelines[0])
     print_result(_shortened(result), write_result(folder, result))

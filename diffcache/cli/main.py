@@ -18,6 +18,8 @@ from diffcache.cli.options import (
     backbone_options,
     cka_options,
     cluster_options,
+    comparing_cluster_options,
+    dask_option,
     extract_options,
     grid_options,
     head_options,
@@ -27,6 +29,7 @@ from diffcache.cli.options import (
     pipeline_file,
     sample_options,
     seeds_option,
+    training_cluster_options,
 )
 from diffcache.errors import DiffcacheError
 
@@ -122,12 +125,23 @@ def plan(pipeline: str, timed: bool, **options: Any) -> None:
 @extract_options
 @backbone_options
 @head_options
-def train_heads(pipeline: str, **options: Any) -> None:
-    """Stage two: train the heads of PIPELINE from the cache; features that are missing are extracted first."""
+@training_cluster_options
+def train_heads(pipeline: str, dask: Any, mixed_workers: bool, **options: Any) -> None:
+    """Stage two: train the heads of PIPELINE from the cache; features that are missing are extracted first.
+
+    With --dask each training is a task on a worker of a Dask cluster, which reads the cache and writes the run's folder
+    itself; all workers must have both at their paths.
+    """
     from diffcache.cli.commands import run_train_heads
 
     run_train_heads(
-        pipeline, overrides(options), settings=options["setting"], heads=options["head"], recipe=options["recipe"]
+        pipeline,
+        overrides(options),
+        settings=options["setting"],
+        heads=options["head"],
+        recipe=options["recipe"],
+        dask=dask,
+        mixed=mixed_workers,
     )
 
 
@@ -138,10 +152,12 @@ def train_heads(pipeline: str, **options: Any) -> None:
 @backbone_options
 @head_options
 @seeds_option
-def ablate(pipeline: str, **options: Any) -> None:
+@training_cluster_options
+def ablate(pipeline: str, dask: Any, mixed_workers: bool, **options: Any) -> None:
     """Train the heads of PIPELINE over its grid with several seeds; write a table and the paper's curves.
 
-    What is missing is extracted first; runs that exist are not repeated.
+    What is missing is extracted first; runs that exist are not repeated. With --dask trainings are spread over the
+    workers of a Dask cluster, as by `train-heads`.
     """
     from diffcache.cli.ablating import run_ablate
 
@@ -151,6 +167,8 @@ def ablate(pipeline: str, **options: Any) -> None:
         settings=options["setting"],
         heads=options["head"],
         recipe=options["recipe"],
+        dask=dask,
+        mixed=mixed_workers,
     )
 
 
@@ -303,12 +321,14 @@ def project(pipeline: str, **options: Any) -> None:
 @cka_options
 @extract_options
 @backbone_options
-def cka(pipeline: str, other: str | None, **options: Any) -> None:
+@comparing_cluster_options
+def cka(pipeline: str, other: str | None, dask: Any, mixed_workers: bool, **options: Any) -> None:
     """Compare the features of all settings of PIPELINE on the same images by linear CKA: 1 is alike, 0 is unlike.
 
     With OTHER_PIPELINE, of another network on these images, all settings of the one with all of the other; images are
     matched by their ids, and options that replace what a pipeline says, but for --card and --weights, are of both. A
     table, a matrix and a heatmap are written beside PIPELINE's results; features that are missing are extracted first.
+    With --dask the workers of a Dask cluster read them; sums are taken in the same order.
     """
     from diffcache.cli.comparing import run_cka
 
@@ -322,6 +342,8 @@ def cka(pipeline: str, other: str | None, **options: Any) -> None:
         split=options["split"],
         method=options["method"],
         batch=options["batch"],
+        dask=dask,
+        mixed=mixed_workers,
     )
 
 
@@ -428,18 +450,20 @@ def gc(cache: str, delete: bool, foreign: bool) -> None:
 @backbone_options
 @click.option("--recompute", type=click.IntRange(0), default=0, metavar="N", help="Run N random rows again, compare.")
 @click.option("--repair", is_flag=True, help="Put right what is damaged; with a PIPELINE, compute what is missing.")
+@dask_option("Read and check rows")
 @click.pass_context
-def verify(ctx: click.Context, what: tuple[str, ...], recompute: int, repair: bool, **options: Any) -> None:
+def verify(ctx: click.Context, what: tuple[str, ...], recompute: int, repair: bool, dask: Any, **options: Any) -> None:
     """Read whole stores and check every byte: those of a PIPELINE file, some, or all of the cache.
 
     Options that `extract` has too replace what PIPELINE says. STOREs are looked for in --cache, "cache" by default.
+    With --dask the workers of a Dask cluster read the rows; --recompute and --repair compute here all the same.
 
     Exit status 0: all is well; 1: something is damaged; 2: something could not be looked at, or not be done; 3: nothing
     is damaged, but rows are missing, or what tells other software of committed and marked rows is behind.
     """
     from diffcache.cli import verifying
 
-    ctx.exit(verifying.verify(what, options, recompute=recompute, repair=repair))
+    ctx.exit(verifying.verify(what, options, recompute=recompute, repair=repair, dask=dask))
 
 
 @main.command(short_help="Another format, compressed or plain.")

@@ -121,13 +121,17 @@ def overrides(options: Mapping[str, Any]) -> dict[str, Any]:
     return replaced
 
 
+_NOT_RECORDED = ("as_json", "dask", "mixed_workers")
+"""Options that only change how a result is printed, or where it is computed."""
+
+
 def typed_command() -> str:
-    """The command as it was typed, but for what only changes how it is printed."""
+    """The command as it was typed, but for what changes nothing of what it finds."""
     ctx = click.get_current_context()
     words = ["diffcache", str(ctx.info_name)]
     for parameter in ctx.command.params:
         name, value = str(parameter.name), ctx.params.get(str(parameter.name))
-        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE or name == "as_json" or value is None:
+        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE or name in _NOT_RECORDED or value is None:
             continue
         parts = ["-" if one is None else str(one) for one in value] if isinstance(value, tuple) else [str(value)]
         if isinstance(parameter, click.Argument):
@@ -187,15 +191,20 @@ def _chosen_cluster(ctx: click.Context, _: click.Parameter, value: str | None) -
     return ClusterAddress.parse(value)
 
 
-cluster_options = _all(
-    click.option(
-        "--dask",
-        metavar="CLUSTER",
-        callback=_chosen_cluster,
-        help="Run the network on a Dask cluster: local, local:N, tcp://host:8786, or a scheduler file (.json).",
-    ),
-    click.option("--mixed-workers", is_flag=True, help="Let workers of different kinds write one store."),
-)
+_MIXED = click.option("--mixed-workers", is_flag=True, help="Let workers of different kinds write one store.")
+
+
+def dask_option(what: str) -> Callable[[F], F]:
+    """``--dask``; ``what`` is done on the cluster."""
+    where = "local, local:N, tcp://host:8786, or a scheduler file (.json)"
+    return click.option(
+        "--dask", metavar="CLUSTER", callback=_chosen_cluster, help=f"{what} on a Dask cluster: {where}."
+    )
+
+
+cluster_options = _all(dask_option("Run the network"), _MIXED)
+training_cluster_options = _all(dask_option("Extract what is missing, and train,"), _MIXED)
+comparing_cluster_options = _all(dask_option("Extract what is missing, and compare,"), _MIXED)
 
 backbone_options = _all(
     click.option("--card", type=CardName(), help="Card of the backbone, path of a card file, or KIND:PLACE."),

@@ -12,11 +12,25 @@ from diffcache.events import Notice, OnEvent
 from diffcache.setting import Setting
 
 if TYPE_CHECKING:
+    from diffcache.compute.cluster import ClusterAddress
     from diffcache.experiments import FeatureSet
+    from diffcache.experiments.clusters import ClusterChoice
+
+
+def chosen_cluster(address: ClusterAddress | None, *, mixed: bool) -> ClusterChoice | None:
+    """The cluster that ``--dask`` and ``--mixed-workers`` name, if any."""
+    from diffcache.experiments.clusters import ClusterChoice
+
+    return None if address is None else ClusterChoice(address=address, mixed=mixed)
 
 
 def features_for(
-    pipeline: Pipeline, recipe: str | None, on_event: OnEvent, *, settings: Sequence[Setting] | None = None
+    pipeline: Pipeline,
+    recipe: str | None,
+    on_event: OnEvent,
+    *,
+    settings: Sequence[Setting] | None = None,
+    cluster: ClusterChoice | None = None,
 ) -> FeatureSet:
     """The features from the cache; what it lacks of the images that are here is extracted first, or refused.
 
@@ -25,6 +39,7 @@ def features_for(
         recipe: beginning of the fingerprint of the one to use.
         on_event: hears of progress.
         settings: these, at draw 0, for something else than heads, of which it then need not have any.
+        cluster: whose workers extract; this process where it isn't given.
     """
     from diffcache.experiments import extract_pipeline, find_features, open_images
     from diffcache.experiments.checks import check_classes, check_heads
@@ -53,7 +68,7 @@ def features_for(
     try:
         if settings is None:
             check_classes(pipeline, sources["train"])
-        extract_pipeline(pipeline, settings=wanted, sources=sources, on_event=on_event)
+        extract_pipeline(pipeline, settings=wanted, sources=sources, cluster=cluster, on_event=on_event)
     except (MissingError, ConfigError) as error:
         raise NotCachedError(f"{lacking}; and they cannot be extracted here: {error}") from None
     return find_features(pipeline, wanted, on_event=on_event)

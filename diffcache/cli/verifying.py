@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from diffcache.cache import open_cache
-from diffcache.cache.checking.verify import Verification
+from diffcache.cache.checking.verify import Readers, Verification
 from diffcache.cache.display.text import printable
 from diffcache.cache.layout import RowRange, short_place, sized
 from diffcache.cache.places import store_folders
@@ -24,6 +26,9 @@ from diffcache.events import OnEvent
 from diffcache.experiments.checking import Checked, as_ours, check_pipeline, check_store
 from diffcache.setting import Setting
 
+if TYPE_CHECKING:
+    from diffcache.compute.cluster import ClusterAddress
+
 WELL, DAMAGED, FAILED, INCOMPLETE = 0, 1, 2, 3
 """Exit status. FAILED: something could not be looked at, or not be done, as with a wrong command line; it counts behind
 damaged stores, and before those that are incomplete or behind."""
@@ -31,12 +36,20 @@ damaged stores, and before those that are incomplete or behind."""
 _SHOWN = 20
 
 
-def verify(what: Sequence[str], options: Mapping[str, Any], *, recompute: int, repair: bool) -> int:
+def verify(
+    what: Sequence[str],
+    options: Mapping[str, Any],
+    *,
+    recompute: int,
+    repair: bool,
+    dask: ClusterAddress | None = None,
+) -> int:
     """``diffcache verify``; the exit status."""
     statuses = []
     failed = False
-    with shown() as on_event:
-        for each in _guarded(_checked(what, options, recompute=recompute, repair=repair, on_event=on_event)):
+    with shown() as on_event, _readers(dask, on_event) as readers:
+        how = _How(recompute=recompute, repair=repair, readers=readers, on_event=on_event)
+        for each in _guarded(_checked(what, options, how)):
             error = each.failed if isinstance(each, Checked) else each
             if isinstance(each, Checked):
                 _print(each)
@@ -53,18 +66,35 @@ def verify(what: Sequence[str], options: Mapping[str, Any], *, recompute: int, r
     return INCOMPLETE if {"incomplete", "behind"} & set(statuses) else WELL
 
 
-def _checked(
-    what: Sequence[str], options: Mapping[str, Any], *, recompute: int, repair: bool, on_event: OnEvent
-) -> Iterator[Checked | DiffcacheError]:
+@dataclass(frozen=True, kw_only=True)
+class _How:
+    """What is done with each store; see :func:`diffcache.experiments.checking.check_pipeline`."""
+
+    recompute: int
+    repair: bool
+    readers: Readers | None
+    on_event: OnEvent
+
+
+def _readers(dask: ClusterAddress | None, on_event: OnEvent) -> AbstractContextManager[Readers | None]:
+    """The workers of the cluster that is named, if any."""
+    if dask is None:
+        return nullcontext()
+    from diffcache.experiments.verify_spread import ClusterReaders
+
+    return ClusterReaders(dask, on_event=on_event)
+
+
+def _checked(what: Sequence[str], options: Mapping[str, Any], how: _How) -> Iterator[Checked | DiffcacheError]:
     """The stores, as they are done, and the errors of what cannot be looked at."""
     pipelines = [one for one in what if one.endswith(".toml")]
-    _require_pipelines(pipelines, options, recompute=recompute > 0 and len(pipelines) < max(len(what), 1))
+    _require_pipelines(pipelines, options, recompute=how.recompute > 0 and len(pipelines) < max(len(what), 1))
     for one in pipelines:
-        yield from _guarded(_of_pipeline(one, options, recompute=recompute, repair=repair, on_event=on_event))
+        yield from _guarded(_of_pipeline(one, options, how))
     cache = str(options["cache"] or "cache")
     stores = [one for one in what if one not in pipelines] if what else map(str, store_folders(open_cache(cache).root))
     for one in stores:
-        yield from _guarded(_of_store(one, cache, repair=repair, on_event=on_event))
+        yield from _guarded(_of_store(one, cache, how))
 
 
 def _guarded(checks: Iterator[Checked | DiffcacheError]) -> Iterator[Checked | DiffcacheError]:
@@ -89,17 +119,22 @@ def _require_pipelines(pipelines: Sequence[str], options: Mapping[str, Any], *, 
         raise ConfigError(f"verify {names}: that replaces what a pipeline file says; name the file")
 
 
-def _of_pipeline(
-    file: str, options: Mapping[str, Any], *, recompute: int, repair: bool, on_event: OnEvent
-) -> Iterator[Checked | DiffcacheError]:
+def _of_pipeline(file: str, options: Mapping[str, Any], how: _How) -> Iterator[Checked | DiffcacheError]:
     pipeline = load_pipeline(file, overrides(options))
     texts = options["setting"]
     settings = None if texts is None else tuple(Setting.parse(text) for text in texts)
-    yield from check_pipeline(pipeline, settings=settings, recompute=recompute, repair=repair, on_event=on_event)
+    yield from check_pipeline(
+        pipeline,
+        settings=settings,
+        recompute=how.recompute,
+        repair=how.repair,
+        readers=how.readers,
+        on_event=how.on_event,
+    )
 
 
-def _of_store(which: str, cache: str, *, repair: bool, on_event: OnEvent) -> Iterator[Checked]:
-    yield check_store(_folder(which, cache), repair=repair, on_event=on_event)
+def _of_store(which: str, cache: str, how: _How) -> Iterator[Checked]:
+    yield check_store(_folder(which, cache), repair=how.repair, readers=how.readers, on_event=how.on_event)
 
 
 def _folder(which: str, cache: str) -> Path:

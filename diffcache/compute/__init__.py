@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from diffcache.compute.background import Behind, ahead
     from diffcache.compute.compiling import not_compiled, why_not_compile
     from diffcache.compute.devices import device_facts, require_values, resolve_device
-    from diffcache.compute.memory import keep_freed_memory, memory_for, out_of_memory
+    from diffcache.compute.memory import forget_trimming, keep_freed_memory, memory_for, out_of_memory
     from diffcache.compute.precision import resolve_precision, torch_dtype
 
 __all__ = [
     "Behind",
     "ahead",
     "device_facts",
+    "forget_trimming",
     "keep_freed_memory",
     "memory_for",
     "not_compiled",
@@ -34,6 +35,7 @@ _HOME = {
     "Behind": "background",
     "ahead": "background",
     "device_facts": "devices",
+    "forget_trimming": "memory",
     "keep_freed_memory": "memory",
     "memory_for": "memory",
     "not_compiled": "compiling",

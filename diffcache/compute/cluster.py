@@ -131,7 +131,7 @@ def lost(cluster: Cluster) -> Iterator[None]:
 
 
 @contextmanager
-def open_cluster(where: ClusterAddress, *, on_event: OnEvent = ignore) -> Iterator[Cluster]:
+def open_cluster(where: ClusterAddress, *, deaths: int | None = None, on_event: OnEvent = ignore) -> Iterator[Cluster]:
     """Connect to a scheduler, or start one with workers on this machine, which end with the block.
 
     A worker of this machine has one thread of Dask's. It has a GPU to itself where there are any; else the cores are
@@ -139,6 +139,7 @@ def open_cluster(where: ClusterAddress, *, on_event: OnEvent = ignore) -> Iterat
 
     Args:
         where: which.
+        deaths: workers of this machine that may die with a task before it is given up; many by default.
         on_event: hears how many workers there are, and where the dashboard is.
 
     Raises:
@@ -154,7 +155,9 @@ def open_cluster(where: ClusterAddress, *, on_event: OnEvent = ignore) -> Iterat
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it is an error or event of ours
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of ports in use, and of versions, which are compared by us
-        opened = _connected(distributed, where) if where.address or where.file else _started(distributed, where)
+        there = bool(where.address or where.file)
+        most = _DEATHS if deaths is None else deaths
+        opened = _connected(distributed, where) if there else _started(distributed, where, deaths=most)
         with opened as client:
             cluster = Cluster(client, where)
             count = len(cluster.workers())
@@ -193,11 +196,11 @@ def _address_in(file: Path | None) -> str:
 
 
 @contextmanager
-def _started(distributed: Any, where: ClusterAddress) -> Iterator[Client]:
+def _started(distributed: Any, where: ClusterAddress, *, deaths: int) -> Iterator[Client]:
     import dask
 
     settings = {
-        "distributed.scheduler.allowed-failures": _DEATHS,
+        "distributed.scheduler.allowed-failures": deaths,
         "distributed.worker.daemon": True,
         "distributed.worker.profile.enabled": False,  # it looks at all threads a hundred times a second
     }

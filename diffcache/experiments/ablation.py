@@ -15,11 +15,13 @@ from diffcache.backbones import load_card
 from diffcache.backbones.blocks import card_blocks
 from diffcache.config import TRAINED, HeadSweep, Pipeline
 from diffcache.errors import ConfigError
-from diffcache.events import Notice, OnEvent, Progress, ignore
+from diffcache.events import Event, Notice, OnEvent, Progress, ignore
 from diffcache.experiments.checks import check_heads
+from diffcache.experiments.clusters import ClusterChoice
 from diffcache.experiments.features import FeatureSet
 from diffcache.experiments.needs import evaluated
-from diffcache.experiments.stage_two import train_pipeline
+from diffcache.experiments.stage_two import open_trainer, train_all
+from diffcache.experiments.training import Training
 from diffcache.heads import Run, best_run
 from diffcache.heads.evaluation import Z_95, wilson_interval
 from diffcache.heads.models import fits
@@ -96,13 +98,16 @@ def seeded(pipeline: Pipeline, seeds: Sequence[int]) -> Pipeline:
     return replace(pipeline, heads=replace(pipeline.heads, heads=heads, pixels=False))
 
 
-def ablate(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEvent = ignore) -> list[Cell]:
+def ablate(
+    pipeline: Pipeline, features: FeatureSet, *, cluster: ClusterChoice | None = None, on_event: OnEvent = ignore
+) -> list[Cell]:
     """Train the heads of a pipeline of :func:`seeded`; what is there is not trained again.
 
     Args:
         pipeline: its grid and its heads; heads on ``"best"`` are put on the setting that its first linear head has the
             best validation accuracy on, of those that they fit.
         features: of all settings.
+        cluster: over whose workers the trainings are spread; this process does them where it isn't given.
         on_event: hears of notices, and of how many heads' settings are done.
 
     Returns:
@@ -118,26 +123,32 @@ def ablate(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEvent = igno
     total = len(wanted) + len(later)
     cells: list[Cell] = []
     task = f"ablation of {pipeline.images.name} ({features.backbone})"
+    spread = cluster is not None  # then what is said of progress are the trainings that its workers have finished
 
-    def train(head: HeadSweep, settings: str | tuple[Setting, ...]) -> Run:
-        heads = replace(pipeline.heads, heads=(head.replaced(settings=settings),))
-        result = train_pipeline(
-            replace(pipeline, heads=heads),
-            features,
-            on_event=lambda event: on_event(event) if isinstance(event, Notice) else None,
-        )
-        on_event(Progress(task, len(cells) + 1, total, "heads' settings"))
-        return result.runs[-1]
+    def hear(event: Event) -> None:
+        if spread or isinstance(event, Notice):
+            on_event(event)
 
-    on_event(Progress(task, 0, total, "heads' settings"))
-    for head, setting in wanted:
-        run = train(head, (setting,))
-        cells.append(cell_of(run, head, names.get(setting.b, "")))
-    probes = [cell.run for cell in first_head(cells) if cell.kind == "linear"]
-    for head in later:
-        fitting = [run for run in probes if fits(head.heads[0], run.shape)]
-        run = train(head, (best_run(fitting).setting,)) if fitting else train(head, "best")
+    def add(run: Run, head: HeadSweep) -> None:
         cells.append(cell_of(run, head, names.get(run.setting.b, "")))
+        if not spread:
+            on_event(Progress(task, len(cells), total, "heads' settings"))
+
+    if not spread:
+        on_event(Progress(task, 0, total, "heads' settings"))
+    with open_trainer(pipeline, features, cluster=cluster, on_event=hear) as trainer:
+        trainer.ahead(Training.of(head, setting) for head, setting in wanted)
+        for head, setting in wanted:
+            add(trainer.train(Training.of(head, setting)), head)
+        probes = [cell.run for cell in first_head(cells) if cell.kind == "linear"]
+        chosen = [(head, [run for run in probes if fits(head.heads[0], run.shape)]) for head in later]
+        trainer.ahead(Training.of(head, best_run(fitting).setting) for head, fitting in chosen if fitting)
+        for head, fitting in chosen:
+            if fitting:
+                add(trainer.train(Training.of(head, best_run(fitting).setting)), head)
+                continue
+            alone = replace(pipeline, heads=replace(pipeline.heads, heads=(head.replaced(settings="best"),)))
+            add(train_all(alone, trainer).runs[-1], head)
     return cells
 
 

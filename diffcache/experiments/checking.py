@@ -13,7 +13,7 @@ import numpy as np
 from diffcache.backbones import Card, load_card
 from diffcache.cache import Cache, Samples, Store, open_cache
 from diffcache.cache.checking.repair import Hashes, Repair, repair_store
-from diffcache.cache.checking.verify import Verification, verify_store
+from diffcache.cache.checking.verify import Readers, Verification, verify_store
 from diffcache.cache.part import revoke
 from diffcache.config import SPLITS, Pipeline
 from diffcache.errors import CacheError, ConfigError, DiffcacheError, ImageError, MissingError, NotCachedError
@@ -75,20 +75,26 @@ class Checked:
         return "incomplete" if found in ("well", "behind") and self.lacking else found
 
 
-def check_store(path: Path, *, repair: bool, on_event: OnEvent = ignore) -> Checked:
+def check_store(path: Path, *, repair: bool, readers: Readers | None = None, on_event: OnEvent = ignore) -> Checked:
     """Verify one store by itself, and repair it as far as that goes without images and network.
+
+    Args:
+        path: its folder.
+        repair: whether to put right what is damaged, in this process.
+        readers: who reads the rows; threads of this process where it isn't given.
+        on_event: hears of progress.
 
     Raises:
         DiffcacheError: there is no store, or nothing says what it is.
     """
-    before = verify_store(path, on_event=on_event)
+    before = verify_store(path, readers=readers, on_event=on_event)
     if not repair or before.status == "well":
         return Checked(path, before)
     try:
         repaired = repair_store(path, on_event=on_event)
     except (DiffcacheError, OSError) as error:
         return Checked(path, before, failed=as_ours(error))
-    return Checked(path, before, repaired, after=verify_store(path, on_event=on_event))
+    return Checked(path, before, repaired, after=verify_store(path, readers=readers, on_event=on_event))
 
 
 def check_pipeline(
@@ -97,6 +103,7 @@ def check_pipeline(
     settings: Sequence[Setting] | None = None,
     recompute: int = 0,
     repair: bool = False,
+    readers: Readers | None = None,
     on_event: OnEvent = ignore,
 ) -> Iterator[Checked | DiffcacheError]:
     """Verify the stores of a pipeline, and repair them with its images and its network.
@@ -109,6 +116,7 @@ def check_pipeline(
         settings: what the stores should have, instead of the pipeline's grid.
         recompute: how many random rows of each store to run through the network again; 0 for none.
         repair: whether to put right what is damaged, and to compute what is bad or missing.
+        readers: who reads the rows of what is verified; threads of this process where it isn't given.
         on_event: hears of progress.
 
     Yields:
@@ -129,7 +137,7 @@ def check_pipeline(
         places = imported_places(pipeline, cache)
         for split in SPLITS:
             for path in places[split]:
-                yield tried(partial(check_store, path, repair=repair, on_event=on_event))
+                yield tried(partial(check_store, path, repair=repair, readers=readers, on_event=on_event))
         if not all(places.values()):
             imported_stores(pipeline, cache)  # says what is lacking, and how to import it
         return
@@ -140,7 +148,7 @@ def check_pipeline(
         )
     sources = open_images(pipeline, on_event=on_event) if repair or recompute else {}
     for one in stores:
-        check = _Check(pipeline, one, sources.get(one.split), on_event)
+        check = _Check(pipeline, one, sources.get(one.split), readers, on_event)
         yield tried(partial(check.run, recompute=recompute, repair=repair))
 
 
@@ -224,8 +232,15 @@ def _used(pipeline: Pipeline, cache: Cache, recipes: Sequence[Recipe], wanted: S
 class _Check:
     """One store of a pipeline while it is checked."""
 
-    def __init__(self, pipeline: Pipeline, place: _Place, source: ImageSource | None, on_event: OnEvent) -> None:
-        self.pipeline, self.place, self.on_event = pipeline, place, on_event
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        place: _Place,
+        source: ImageSource | None,
+        readers: Readers | None,
+        on_event: OnEvent,
+    ) -> None:
+        self.pipeline, self.place, self.readers, self.on_event = pipeline, place, readers, on_event
         self._source = source
 
     @property
@@ -238,7 +253,7 @@ class _Check:
         path = self.place.path
         if not path.is_dir():
             return self._absent(repair=repair)
-        checked = Checked(path, verify_store(path, on_event=self.on_event))
+        checked = Checked(path, self._verified())
         try:
             if repair and checked.before.status != "well":
                 checked = replace(checked, repair=self._repair())
@@ -254,8 +269,11 @@ class _Check:
             checked = replace(checked, failed=as_ours(error))
         written = checked.repair is not None or checked.withdrawn or checked.computed > 0
         if written or (repair and checked.failed is not None):
-            checked = replace(checked, after=verify_store(path, on_event=self.on_event))
+            checked = replace(checked, after=self._verified())
         return replace(checked, lacking=self._lacking())
+
+    def _verified(self) -> Verification:
+        return verify_store(self.place.path, readers=self.readers, on_event=self.on_event)
 
     def _absent(self, *, repair: bool) -> Checked:
         """A store that nobody has extracted, or that somebody has removed."""
@@ -267,7 +285,7 @@ class _Check:
             done = self._extract(settings, self.source)
         except (DiffcacheError, OSError) as error:
             return replace(checked, failed=as_ours(error))
-        return replace(checked, computed=done, after=verify_store(path, on_event=self.on_event), lacking=())
+        return replace(checked, computed=done, after=self._verified(), lacking=())
 
     def _repair(self) -> Repair:
         samples = Samples(self.source.ids, self.source.labels, self.source.class_names)

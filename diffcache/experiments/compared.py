@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from diffcache.analysis.cka import Rows
+from diffcache.cache import Features
+from diffcache.cache.by_path import FeaturesByPath
 from diffcache.cache.derived import open_features
 from diffcache.config import Pipeline
 from diffcache.errors import CacheError, ConfigError, SettingError
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.experiments.features import FeatureSet
 from diffcache.experiments.needs import evaluated
+from diffcache.experiments.stores_there import Place
 from diffcache.setting import Setting
 
 Array = np.ndarray[Any, Any]
@@ -77,6 +80,19 @@ class Reordered:
 
     def __str__(self) -> str:
         return str(self.of)
+
+
+def sent(features: Rows) -> Rows:
+    """Features as workers are sent them: by their path."""
+    if isinstance(features, Reordered):
+        return replace(features, of=sent(features.of))
+    return FeaturesByPath(features) if isinstance(features, Features) else features
+
+
+def place_of(features: Rows) -> Place | None:
+    """The store that features are read from; None of what is in none."""
+    of = features.of if isinstance(features, Reordered) else features
+    return Place.of(of.store) if isinstance(of, Features) else None
 
 
 def compared_settings(pipeline: Pipeline, named: Collection[Setting] | None) -> tuple[Setting, ...]:

@@ -6,21 +6,26 @@ import csv
 import io
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffcache.analysis.cka import BATCH, common_rows, exact_cka, minibatch_cka
+from diffcache.analysis.cka import BATCH, Rows, common_rows, exact_cka, minibatch_cka
 from diffcache.analysis.cka_plot import Side, draw_cka
 from diffcache.cache.files.disk import write_whole
+from diffcache.compute.cluster import Cluster, ClusterAddress, open_cluster
+from diffcache.compute.each import MOST_DEATHS
+from diffcache.compute.on_workers import ask_all, require_versions
 from diffcache.config import Pipeline
 from diffcache.errors import DependencyError
 from diffcache.events import Notice, OnEvent, Progress, ignore
-from diffcache.experiments.compared import Seen, beside
+from diffcache.experiments.compared import Seen, beside, place_of, sent
 from diffcache.experiments.results import Result, results_folder
 from diffcache.experiments.similarity_findings import Pair, bias_finding, network_findings, networks_findings
+from diffcache.experiments.stores_there import look_at
 from diffcache.recipe import Plain
 from diffcache.setting import Setting
 
@@ -44,6 +49,7 @@ def similarity(
     split: str,
     method: str = METHODS[0],
     batch: int | None = None,
+    address: ClusterAddress | None = None,
     on_event: OnEvent = ignore,
 ) -> Result:
     """Compare all settings of a network with each other, or with all of another network; draw it, write the matrix.
@@ -59,6 +65,7 @@ def similarity(
         split: that was opened, for the title.
         method: one of :data:`METHODS`.
         batch: rows of a batch of the ``minibatch`` method.
+        address: of a cluster whose workers compute; threads of this process do where it isn't given.
         on_event: hears of progress and of what is left out.
 
     Returns:
@@ -67,6 +74,7 @@ def similarity(
     Raises:
         CacheError: the features are not of the same images.
         HeadError: values that are not finite, or fewer than four usable rows.
+        ClusterError: of the cluster.
     """
     other = other if other is None else beside(first, other, on_event=on_event)
     right = first if other is None else other
@@ -74,11 +82,14 @@ def similarity(
     every = [*first.features, *(() if other is None else other.features)]
     rows = len(common_rows(every))
     report = _progress(f"cka of {len(every)} settings", on_event)
-    ys = None if other is None else other.features
-    if method == "exact":
-        values = exact_cka(first.features, ys, report=report)
-    else:
-        values = minibatch_cka(first.features, ys, batch=batch or BATCH, report=report)
+    with ExitStack() as stack:
+        cluster = None if address is None else stack.enter_context(_joined(address, every, on_event))
+        xs, ys = ([*map(sent, side.features)] if cluster else side.features for side in (first, right))
+        others = None if other is None else ys
+        if method == "exact":
+            values = exact_cka(xs, others, cluster=cluster, report=report)
+        else:
+            values = minibatch_cka(xs, others, batch=batch or BATCH, cluster=cluster, report=report)
     values = np.round(values, _DIGITS)
     pairs = _pairs(values, first.settings, None if other is None else other.settings)
     networks = first.network if other is None else f"{first.network} and {other.network}"
@@ -103,6 +114,17 @@ def similarity(
         figures=_drawn(values, first, right, folder, name, title=title, on_event=on_event),
         facts=facts,
     )
+
+
+@contextmanager
+def _joined(address: ClusterAddress, features: Sequence[Rows], on_event: OnEvent) -> Iterator[Cluster]:
+    """A cluster whose workers have this version, and the stores."""
+    places = {place for place in map(place_of, features) if place is not None}
+    with open_cluster(address, deaths=MOST_DEATHS, on_event=on_event) as cluster:
+        workers = cluster.wait_for_workers(on_event=on_event)
+        require_versions(cluster)
+        ask_all(cluster, workers, look_at, tuple(places))
+        yield cluster
 
 
 def write_matrix(file: Path, values: Array, first: Seen, right: Seen) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from diffcache.config import LINEAR, HeadSweep, Pipeline, head_sweep
 from diffcache.events import OnEvent, ignore
 from diffcache.experiments.checks import check_heads
+from diffcache.experiments.clusters import ClusterChoice
 from diffcache.experiments.features import FeatureSet
 from diffcache.experiments.needs import evaluated
-from diffcache.experiments.recipes import PIXELS, weights_file
-from diffcache.heads import Features, PairedDifference, Run, best_run, train_sweep
+from diffcache.experiments.recipes import PIXELS
+from diffcache.experiments.training import Terms, Trainer, Training
+from diffcache.heads import PairedDifference, Run, best_run
 from diffcache.heads.models import fits
-from diffcache.heads.runs.tensorboard import write_events
 from diffcache.setting import Setting
 
 
@@ -79,7 +81,9 @@ class HeadsResult:
         return best.difference(single, only_common=True) if best and single else None
 
 
-def train_pipeline(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEvent = ignore) -> HeadsResult:
+def train_pipeline(
+    pipeline: Pipeline, features: FeatureSet, *, cluster: ClusterChoice | None = None, on_event: OnEvent = ignore
+) -> HeadsResult:
     """Train every head of a pipeline on its settings; runs that exist are not repeated.
 
     Heads train on all draws that the pipeline extracts, and are evaluated on draw 0.
@@ -87,76 +91,50 @@ def train_pipeline(pipeline: Pipeline, features: FeatureSet, *, on_event: OnEven
     Args:
         pipeline: names the heads.
         features: what they are trained on, complete.
+        cluster: over whose workers the trainings are spread; this process does them where it isn't given.
         on_event: hears of progress.
 
     Raises:
         DiffcacheError: as :func:`diffcache.experiments.checks.check_heads`.
         HeadError: a head does not fit the labels, or its loss is not finite.
+        ClusterError: the scheduler is gone, its workers cannot take part, or a training kills them.
     """
     check_heads(pipeline)
+    with open_trainer(pipeline, features, cluster=cluster, on_event=on_event) as trainer:
+        return train_all(pipeline, trainer)
+
+
+@contextmanager
+def open_trainer(
+    pipeline: Pipeline, features: FeatureSet, *, cluster: ClusterChoice | None, on_event: OnEvent
+) -> Iterator[Trainer]:
+    """What trains heads of a pipeline while the block runs; arguments as of :func:`train_pipeline`."""
+    terms = Terms.of(pipeline)
+    if cluster is None:
+        yield Trainer(terms, features, on_event=on_event)
+        return
+    from diffcache.experiments.spread import Spread
+
+    task = f"heads of {pipeline.images.name} ({features.backbone})"
+    with Spread(terms, features, cluster.address, task=task, on_event=on_event) as spread:
+        yield Trainer(terms, features, ahead=spread, on_event=on_event)
+
+
+def train_all(pipeline: Pipeline, trainer: Trainer) -> HeadsResult:
+    """Have every head of a pipeline trained; see :func:`train_pipeline`."""
     heads = list(pipeline.heads.heads)
     linear = _probe(heads)
-    trainer = _Trainer(pipeline, features, on_event)
-
-    pixels = None
-    if pipeline.heads.pixels:
-        pixels = trainer.train(linear, PIXELS)
     # What "best" means is decided by linear heads on the whole grid, so those come first.
-    probes: list[Run] = []
-    if any(head.settings == "best" for head in heads):
-        probes = [trainer.train(linear, setting) for setting in sorted(evaluated(pipeline))]
-    runs: list[Run] = []
-    for head in heads:
-        if head.kind == "fusion":
-            runs.append(trainer.fuse(head, _fused(head, pipeline)))
-            continue
-        for setting in _settings(head, pipeline, probes):
-            runs.append(trainer.train(head, setting))
+    probed = sorted(evaluated(pipeline)) if any(head.settings == "best" for head in heads) else []
+    first = [Training.of(linear, PIXELS)] if pipeline.heads.pixels else []
+    first += [Training.of(linear, setting) for setting in probed]
+    trainer.ahead([*first, *(one for head in heads if not _waits(head) for one in _trainings(head, pipeline, ()))])
+    done = [trainer.train(one) for one in first]
+    pixels, probes = (done[0], done[1:]) if pipeline.heads.pixels else (None, done)
+    trainer.ahead(one for head in heads if _waits(head) for one in _trainings(head, pipeline, probes))
+    runs = [trainer.train(one) for head in heads for one in _trainings(head, pipeline, probes)]
     runs = [*(probe for probe in probes if all(probe.path != run.path for run in runs)), *runs]
     return HeadsResult.of(pixels, runs, trainer.presets)
-
-
-class _Trainer:
-    """Trains one head at a time, and says which runs were found."""
-
-    def __init__(self, pipeline: Pipeline, features: FeatureSet, on_event: OnEvent) -> None:
-        self.pipeline, self.features, self.on_event = pipeline, features, on_event
-        self._done: dict[tuple[HeadSweep, Setting], Run] = {}
-        self.presets: dict[str, str] = {}
-
-    def train(self, head: HeadSweep, setting: Setting) -> Run:
-        key = (head.replaced(settings=()), setting)
-        if key not in self._done:
-            draws = self.features.draws(setting, count=self.pipeline.extract.draws)
-            pixels = setting == PIXELS and self.features.pixels is not None
-            self._done[key] = self._trained(head, *self.features.pair(setting), draws, pixels=pixels)
-        return self._done[key]
-
-    def fuse(self, head: HeadSweep, settings: Sequence[Setting]) -> Run:
-        """A fusion head on all of some settings."""
-        draws = self.features.fused_draws(settings, count=self.pipeline.extract.draws)
-        return self._trained(head, *self.features.fused(settings), draws, pixels=False)
-
-    def _trained(
-        self, head: HeadSweep, train: Features, test: Features, draws: Sequence[Features], *, pixels: bool
-    ) -> Run:
-        run = train_sweep(
-            train,
-            test,
-            head,
-            runs=self.pipeline.runs,
-            draws=draws,
-            validation=self.pipeline.heads.validation,
-            split_seed=self.pipeline.heads.split_seed,
-            backbone="pixels" if pixels else self.features.backbone,
-            weights=None if pixels else weights_file(self.pipeline.backbone),
-            on_event=self.on_event,
-        )
-        if self.pipeline.heads.tensorboard:
-            write_events(run, on_event=self.on_event)
-        if head.preset is not None:
-            self.presets[run.id] = head.preset
-        return run
 
 
 def _probe(heads: Sequence[HeadSweep]) -> HeadSweep:
@@ -165,13 +143,18 @@ def _probe(heads: Sequence[HeadSweep]) -> HeadSweep:
     return next((head for head in heads if head.kind == "linear"), default)
 
 
-def _fused(head: HeadSweep, pipeline: Pipeline) -> Sequence[Setting]:
-    return sorted(evaluated(pipeline)) if isinstance(head.settings, str) else head.settings
+def _waits(head: HeadSweep) -> bool:
+    """Whether its setting is known only when the probes are trained."""
+    return head.settings == "best" and head.kind != "fusion"
 
 
-def _settings(head: HeadSweep, pipeline: Pipeline, probes: Sequence[Run]) -> Sequence[Setting]:
-    if head.settings == "all":
-        return sorted(evaluated(pipeline))
-    if head.settings != "best":
-        return head.settings  # type: ignore[return-value]  # "all" and "best" are dealt with
-    return [best_run([run for run in probes if fits(head.heads[0], run.shape)]).setting]
+def _trainings(head: HeadSweep, pipeline: Pipeline, probes: Sequence[Run]) -> Iterator[Training]:
+    """Those of one head of the file; ``probes`` where it waits for them."""
+    if head.kind == "fusion":
+        yield Training.of(head, *(sorted(evaluated(pipeline)) if isinstance(head.settings, str) else head.settings))
+    elif head.settings == "all":
+        yield from (Training.of(head, setting) for setting in sorted(evaluated(pipeline)))
+    elif _waits(head):
+        yield Training.of(head, best_run([run for run in probes if fits(head.heads[0], run.shape)]).setting)
+    else:
+        yield from (Training.of(head, setting) for setting in head.settings if isinstance(setting, Setting))

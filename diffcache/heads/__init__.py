@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from diffcache.heads.evaluation import PairedDifference, Proportion, paired_difference, proportion, wilson_interval
     from diffcache.heads.models import build_head
     from diffcache.heads.runs.run import Predictions, Run, best_run, find_runs, load_run
-    from diffcache.heads.sweep import train_head, train_sweep
+    from diffcache.heads.sweep import find_sweep, train_head, train_sweep
 
 __all__ = [
     "Features",
@@ -29,6 +29,7 @@ __all__ = [
     "build_head",
     "feature_statistics",
     "find_runs",
+    "find_sweep",
     "load_run",
     "paired_difference",
     "proportion",
@@ -50,6 +51,7 @@ _HOME = {
     "build_head": "models",
     "feature_statistics": "data.statistics",
     "find_runs": "runs.run",
+    "find_sweep": "sweep",
     "load_run": "runs.run",
     "paired_difference": "evaluation",
     "proportion": "evaluation",

@@ -136,9 +136,7 @@ def train_sweep(
     )
     if fresh is not None:
         identity["fresh"] = fresh.plain()
-    joined = len(parts_of(train))
-    named = train.setting if joined == 1 else f"{joined}-settings"
-    folder = Path(runs) / train.images / run_id(config.kind, named, identity)
+    folder = _folder(runs, train, config, identity)
     if is_complete(folder):
         return load_run(folder, reused=True)
 
@@ -178,6 +176,47 @@ def train_sweep(
                 record["weights_file"] = str(weights)
             _finish(session, members, rows, test=test, statistics=statistics, precision=precision, record=record)
     return load_run(folder)
+
+
+def find_sweep(
+    train: Features,
+    test: Features,
+    sweep: HeadSweep,
+    *,
+    runs: Path,
+    draws: Sequence[Features] = (),
+    validation: float = 0.1,
+    split_seed: int = 0,
+) -> Run | None:
+    """The finished run that :func:`train_sweep` would return as it is; None where it would train.
+
+    Arguments are those of :func:`train_sweep`. The device need not be here, unless it decides the precision.
+
+    Raises:
+        HeadError: features and head do not fit each other; the run cannot be read.
+        DeviceError: the device decides the precision, and is not here.
+    """
+    config = sweep.heads[0]
+    check_fused(train, test, draws, fuses=KINDS[config.kind].several)
+    check_pair(train, test)
+    check_draws(train, draws)
+    precision, order = "fp32", None
+    if config.kind in TRAINED:
+        precision, order = config.precision, order_for(train, draws)
+        if precision == "auto":
+            precision = resolve_precision(precision, resolve_device(config.device))
+    identity = run_identity(
+        train, test, sweep, draws=draws, order=order, precision=precision, validation=validation, split_seed=split_seed
+    )
+    folder = _folder(runs, train, config, identity)
+    return load_run(folder, reused=True) if is_complete(folder) else None
+
+
+def _folder(runs: Path, train: Features, config: HeadConfig, identity: Mapping[str, Any]) -> Path:
+    """Where a run is."""
+    joined = len(parts_of(train))
+    named = train.setting if joined == 1 else f"{joined}-settings"
+    return Path(runs) / train.images / run_id(config.kind, named, identity)
 
 
 def run_identity(

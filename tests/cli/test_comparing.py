@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from diffcache.cli import comparing, main
+from diffcache.compute.cluster import ClusterAddress
 
 
 @pytest.fixture
@@ -40,9 +41,11 @@ def test_a_comma_before_a_time_step_begins_another_pattern(given, text: str, pat
 
 def test_defaults_and_all_options(given) -> None:
     assert CliRunner().invoke(main, ["cka", "x.toml"]).exit_code == 0
-    nothing = dict.fromkeys(("other", "settings", "other_settings", "recipes", "batch"))
-    assert given[0] == {"file": "x.toml", "overrides": {}, "split": "test", "method": "exact", **nothing}
+    nothing = dict.fromkeys(("other", "settings", "other_settings", "recipes", "batch", "dask"))
+    plain = {"split": "test", "method": "exact", "mixed": False}
+    assert given[0] == {"file": "x.toml", "overrides": {}, **plain, **nothing}
     options = "--split train --method minibatch --batch 64 --recipe ab,cd --cache c --device cpu"
+    options += " --dask local:3 --mixed-workers"
     assert CliRunner().invoke(main, ["cka", "x.toml", "y.toml", *options.split()]).exit_code == 0
     assert given[1] == {
         "file": "x.toml",
@@ -54,6 +57,8 @@ def test_defaults_and_all_options(given) -> None:
         "split": "train",
         "method": "minibatch",
         "batch": 64,
+        "dask": ClusterAddress(workers=3),
+        "mixed": True,
     }
 
 

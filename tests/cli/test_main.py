@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from diffcache import __version__
 from diffcache.cli import commands, main, planning
+from diffcache.compute.cluster import ClusterAddress
 from diffcache.errors import CacheError, ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -168,6 +169,10 @@ class TestHelp:
         assert call("--version").stdout.split() == ["diffcache,", "version", __version__]
 
 
+HERE = {"dask": None, "mixed": False}
+"""What commands are called with that are to compute in this process."""
+
+
 class TestOptions:
     @pytest.fixture
     def given(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
@@ -185,15 +190,15 @@ class TestOptions:
         assert call("extract", "x.toml").exit_code == 0
         assert call("train-heads", "x.toml").exit_code == 0
         assert given == [
-            {"file": "x.toml", "overrides": {}, "settings": None, "dask": None, "mixed": False, "push": None},
-            {"file": "x.toml", "overrides": {}, "settings": None, "heads": None, "recipe": None},
+            {"file": "x.toml", "overrides": {}, "settings": None, "push": None, **HERE},
+            {"file": "x.toml", "overrides": {}, "settings": None, "heads": None, "recipe": None, **HERE},
         ]
 
     def test_all(self, given: list[dict[str, Any]]) -> None:
         options = (
             "--t 30,90 --b 7 --pool 1,2 --draws 2 --format hdf5 --dtype float32 --cache c --runs r --seed 5 "
             "--device cpu --precision fp32 --batch-size 64 --decode-threads 3 --card k.toml --weights w.pt "
-            "--head linear,mlp --setting t90/b7/pool2,t30/b7/pool2 --recipe abcd"
+            "--head linear,mlp --setting t90/b7/pool2,t30/b7/pool2 --recipe abcd --dask local:2 --mixed-workers"
         )
         result = call("train-heads", "x.toml", *options.split())
         assert result.exit_code == 0, result.output
@@ -221,6 +226,8 @@ class TestOptions:
                 "settings": ("t90/b7/pool2", "t30/b7/pool2"),
                 "heads": ("linear", "mlp"),
                 "recipe": "abcd",
+                "dask": ClusterAddress(workers=2),
+                "mixed": True,
             }
         ]
 

@@ -80,8 +80,7 @@ class Inspection:
 
     def files_of(self, array: StoredArray) -> list[str]:
         """Every file of an array, relative to the store."""
-        chunks = -(-array.features.shape[0] // array.features.chunk_rows)
-        return self.format.array_files(array.spec.setting, segment=array.spec.segment, chunks=chunks)
+        return files_of(self.format, array)
 
     def missing(self) -> dict[Setting, tuple[RowRange, ...]]:
         """The ranges that are not committed, of every setting that has an array; settings that miss none left out."""
@@ -157,6 +156,12 @@ class Look:
             raise unread(self.root / path, error) from None
         self.found.nbytes += len(data)
         return data
+
+
+def files_of(format_: Format, array: StoredArray) -> list[str]:
+    """Every file of an array of a store of that format, relative to the store."""
+    chunks = -(-array.features.shape[0] // array.features.chunk_rows)
+    return format_.array_files(array.spec.setting, segment=array.spec.segment, chunks=chunks)
 
 
 def is_file(path: Path) -> bool:

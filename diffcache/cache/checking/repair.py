@@ -19,7 +19,7 @@ from diffcache.cache.checking.faults import Fault, Kind
 from diffcache.cache.checking.findings import Inspection
 from diffcache.cache.checking.inspection import inspect
 from diffcache.cache.checking.rebuild import LostError, rebuild_array, rebuild_segment
-from diffcache.cache.checking.verify import check_rows, processors
+from diffcache.cache.checking.verify import Threads, check_rows, processors
 from diffcache.cache.exchange.importing import BACKBONE
 from diffcache.cache.files import sealed
 from diffcache.cache.files.disk import flush_folder, make_folder, remove, write_whole
@@ -191,7 +191,7 @@ class _Repairer:
             stage = next((kind for kind in _STAGES if any(fault.kind is kind for fault in faults)), None)
             if turn == 0:
                 if stage is not None:  # nothing is changed where rows cannot be read
-                    check_rows(found, pool=self.pool, on_event=self.on_event)
+                    check_rows(found, readers=Threads(self.pool), on_event=self.on_event)
                 if not any(fault.path == TMP for fault in found.faults):
                     self._clear_tmp()
             self._note(found.faults)
@@ -333,7 +333,7 @@ class _Repairer:
 
     def _rows(self, found: Inspection) -> None:
         """Bad rows are no longer committed."""
-        faults, _, _ = check_rows(found, pool=self.pool, on_event=self.on_event)
+        faults, _, _ = check_rows(found, readers=Threads(self.pool), on_event=self.on_event)
         self._note(faults)
         bad: dict[str, set[Setting]] = {}
         for fault in faults:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from diffcache.cache.catalog import StoredArray
 from diffcache.cache.checking.faults import Fault, Kind
-from diffcache.cache.checking.findings import Inspection
+from diffcache.cache.checking.findings import Inspection, files_of
 from diffcache.cache.checking.inspection import inspect
+from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.layout import RowRange, short_place
 from diffcache.cache.places import require_folder
 from diffcache.cache.receipts import Receipt
@@ -73,7 +75,13 @@ class Verification:
         return "behind" if self.behind else "well"
 
 
-def verify_store(store: Store | str | Path, *, on_event: OnEvent = ignore, threads: int | None = None) -> Verification:
+def verify_store(
+    store: Store | str | Path,
+    *,
+    on_event: OnEvent = ignore,
+    threads: int | None = None,
+    readers: Readers | None = None,
+) -> Verification:
     """Read all of a store and check it against its receipts, listings and marks.
 
     Works where the store cannot be opened, on a disk that can only be read, and while somebody writes: what changed
@@ -83,6 +91,7 @@ def verify_store(store: Store | str | Path, *, on_event: OnEvent = ignore, threa
         store: the store or its folder.
         on_event: hears of progress, in bytes.
         threads: how many read at once; as many as there are processors if it isn't given.
+        readers: who reads the rows, elsewhere; what they find wrong is looked at again here.
 
     Raises:
         MissingError: no store is there.
@@ -95,7 +104,7 @@ def verify_store(store: Store | str | Path, *, on_event: OnEvent = ignore, threa
     begun = time.perf_counter()
     with ThreadPoolExecutor(threads or processors()) as pool:
         found = inspect(root, pool=pool)
-        faults, ranges, nbytes = check_rows(found, pool=pool, on_event=on_event)
+        faults, ranges, nbytes = check_rows(found, readers=readers or Threads(pool), on_event=on_event)
         damage, behind = [*found.faults, *faults], found.behind
         if damage or behind:  # what a writer did meanwhile looks different, or is gone, the second time
             again = inspect(root, pool=pool)
@@ -130,76 +139,141 @@ def _still(faults: Sequence[Fault], again: Sequence[Fault], found: Inspection) -
         array = found.arrays.get((fault.segment, setting))
         if receipt is None or array is None or setting not in receipt.settings:
             return False
-        return bool(_check(found, array, [receipt]))
+        return bool(_row_check(found, array, [receipt]).run())
 
     return [fault for fault in faults if still(fault)]
 
 
-Work = tuple[StoredArray, list[Receipt]]
+@dataclass(frozen=True)
+class RowCheck:
+    """Some committed ranges of an array, to be read and compared with their receipts; it can be pickled.
+
+    Attributes:
+        root: the store's folder.
+        format: name of the store's format.
+        array: the array.
+        receipts: one a range.
+    """
+
+    root: Path
+    format: str
+    array: StoredArray
+    receipts: tuple[Receipt, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows, without compression."""
+        return _size(self.array, self.receipts)
+
+    def run(self) -> list[Fault]:
+        """What is wrong with them, each of one receipt.
+
+        Raises:
+            UnreadableError: a file cannot be read.
+            DependencyError: the library of the format is not installed.
+        """
+        buffer, finite = memoryview(bytearray(PIECE)), Finite(self.array.spec.dtype)
+        faults = (_check_range(self, receipt, buffer, finite) for receipt in self.receipts)
+        return [fault for fault in faults if fault is not None]
 
 
-def check_rows(found: Inspection, *, pool: Executor, on_event: OnEvent = ignore) -> tuple[list[Fault], int, int]:
+class Readers(Protocol):
+    """Who reads rows and checks them.
+
+    Attributes:
+        batch_bytes: bytes of a check, about.
+    """
+
+    @property
+    def batch_bytes(self) -> int: ...
+
+    def check(self, checks: Sequence[RowCheck], done: Callable[[RowCheck, list[Fault]], None]) -> None:
+        """Have all checks run; ``done`` is called with each, and what it found, in this thread and in any order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Threads of this process as :class:`Readers`.
+
+    Attributes:
+        pool: of threads.
+        batch_bytes: bytes that a thread checks before it tells how far it is.
+    """
+
+    pool: Executor
+    batch_bytes: int = _BATCH
+
+    def check(self, checks: Sequence[RowCheck], done: Callable[[RowCheck, list[Fault]], None]) -> None:
+        """See :class:`Readers`."""
+        futures = {self.pool.submit(check.run): check for check in checks}
+        try:
+            for future in as_completed(futures):
+                done(futures[future], future.result())
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def check_rows(found: Inspection, *, readers: Readers, on_event: OnEvent = ignore) -> tuple[list[Fault], int, int]:
     """Read all committed rows and compare them with their receipts.
 
     Args:
         found: what was found of the store.
-        pool: where the reading is done.
+        readers: who reads.
         on_event: hears of progress, in bytes.
 
     Returns:
         The faults, all of the kind ROWS, each of one receipt; how many ranges of settings were read; their bytes.
     """
-    work = _batches(found)
-    total = sum(_size(array, receipts) for array, receipts in work)
-    task, done = f"verify {short_place(found.path)}", 0
+    checks = _batches(found, readers.batch_bytes)
+    total = sum(check.nbytes for check in checks)
+    task, read = f"verify {short_place(found.path)}", 0
     if total:
         on_event(Progress(task, 0, total, "bytes"))
     faults: list[Fault] = []
-    futures = {pool.submit(_check, found, array, receipts): _size(array, receipts) for array, receipts in work}
-    try:
-        for future in as_completed(futures):
-            faults += future.result()
-            done += futures[future]
-            on_event(Progress(task, done, total, "bytes"))
-    finally:
-        for future in futures:
-            future.cancel()
+
+    def done(check: RowCheck, wrong: list[Fault]) -> None:
+        nonlocal read
+        faults.extend(wrong)
+        read += check.nbytes
+        on_event(Progress(task, read, total, "bytes"))
+
+    readers.check(checks, done)
     faults.sort(key=lambda fault: (fault.rows or RowRange(0, 0, 0), fault.path))
-    return faults, sum(len(receipts) for _, receipts in work), total
+    return faults, sum(len(check.receipts) for check in checks), total
 
 
-def _size(array: StoredArray, receipts: list[Receipt]) -> int:
+def _size(array: StoredArray, receipts: Sequence[Receipt]) -> int:
     return sum(receipt.rows.rows for receipt in receipts) * array.features.row_bytes
 
 
-def _batches(found: Inspection) -> list[Work]:
-    """Committed ranges of each array, in the order of its files, put together to some megabytes."""
+def _batches(found: Inspection, nbytes: int) -> list[RowCheck]:
+    """Committed ranges of each array, in the order of its files, put together to about so many bytes."""
     held: dict[tuple[int, Setting], list[Receipt]] = {}
     for receipt in found.ledger.receipts():
         for setting in receipt.settings:
             held.setdefault((receipt.rows.segment, setting), []).append(receipt)
-    work: list[Work] = []
+    checks: list[RowCheck] = []
     for key, array in sorted(found.arrays.items()):
         receipts = held.get(key, [])
-        ranges = max(1, _BATCH // max(1, _size(array, receipts[:1])))
-        work += [(array, receipts[start : start + ranges]) for start in range(0, len(receipts), ranges)]
-    return work
+        ranges = max(1, nbytes // max(1, _size(array, receipts[:1])))
+        for start in range(0, len(receipts), ranges):
+            checks.append(_row_check(found, array, receipts[start : start + ranges]))
+    return checks
 
 
-def _check(found: Inspection, array: StoredArray, receipts: list[Receipt]) -> list[Fault]:
-    buffer, finite = memoryview(bytearray(PIECE)), Finite(array.spec.dtype)
-    faults = (_check_range(found, array, receipt, buffer, finite) for receipt in receipts)
-    return [fault for fault in faults if fault is not None]
+def _row_check(found: Inspection, array: StoredArray, receipts: Sequence[Receipt]) -> RowCheck:
+    return RowCheck(found.path, found.format.name, array, tuple(receipts))
 
 
-def _check_range(
-    found: Inspection, array: StoredArray, receipt: Receipt, buffer: memoryview, finite: Finite
-) -> Fault | None:
+def _check_range(check: RowCheck, receipt: Receipt, buffer: memoryview, finite: Finite) -> Fault | None:
+    root, array, format_ = check.root, check.array, get_format(check.format)
     setting, rows, all_finite = array.spec.setting, receipt.rows, True
 
     def pieces() -> Iterator[memoryview]:
         nonlocal all_finite
-        for piece in read_rows(found.path, found.format, array, rows, buffer=buffer):
+        for piece in read_rows(root, format_, array, rows, buffer=buffer):
             all_finite = finite(piece) and all_finite
             yield piece
 
@@ -213,8 +287,8 @@ def _check_range(
         else:
             text += "expected finite numbers, found NaN or inf"
     except CacheError as error:
-        text = f"{setting} {rows}: {str(error).replace(f'{found.path}/', '')}"
+        text = f"{setting} {rows}: {str(error).replace(f'{root}/', '')}"
     runs = array.features.runs
-    path = next(array.features.pieces(rows.start, rows.stop))[0] if runs else found.files_of(array)[0]
-    place = receipt.path(found.path).relative_to(found.path).as_posix()
+    path = next(array.features.pieces(rows.start, rows.stop))[0] if runs else files_of(format_, array)[0]
+    place = receipt.path(root).relative_to(root).as_posix()
     return Fault(Kind.ROWS, path, text, rows.segment, frozenset([setting]), rows, place)

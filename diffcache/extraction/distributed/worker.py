@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import threading
 from collections import OrderedDict
@@ -19,6 +18,7 @@ from diffcache.cache.layout import TMP, segment_name
 from diffcache.cache.marking import mark_rows
 from diffcache.cache.receipts import Receipt, receipt_path
 from diffcache.cache.store import LOCK
+from diffcache.compute import forget_trimming
 from diffcache.compute.dispatch import UnsuitedError
 from diffcache.compute.on_workers import require_probe, worker_address
 from diffcache.errors import CacheError, ClusterError, DiffcacheError
@@ -179,28 +179,13 @@ def _network(opener: Opener, fingerprint: str) -> Backbone:
                     f"{backbone.card.name}: expected the network of fingerprint {fingerprint[:16]}, as where the "
                     f"command runs, found {here[:16]}: other weights, another card or other versions"
                 )
-            _keep_memory()
+            forget_trimming()
             backbone.load()
             while len(_networks) >= _NETWORKS:
                 _networks.popitem(last=False)
             _networks[fingerprint] = backbone
         _networks.move_to_end(fingerprint)
         return _networks[fingerprint]
-
-
-def _keep_memory() -> None:
-    """Let the network keep what it frees, as in a process without Dask.
-
-    Dask starts its workers with a threshold that hands memory back to the system at once; with it the small network
-    of ``data/`` took twice the time. What somebody else has set stays.
-    """
-    import dask
-    import distributed  # noqa: F401 - whose defaults are asked for
-
-    name = "MALLOC_TRIM_THRESHOLD_"
-    default = dask.config.get("distributed.nanny.pre-spawn-environ", {}).get(name)
-    if default is not None and os.environ.get(name) == str(default):
-        del os.environ[name]
 
 
 def _source(opener: Opener, session: str) -> ImageSource:
