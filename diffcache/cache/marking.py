@@ -9,13 +9,15 @@ import numpy as np
 
 from diffcache.cache import catalog
 from diffcache.cache.catalog import Segment
-from diffcache.cache.files.disk import make_folder, write_whole
+from diffcache.cache.files.disk import write_whole
 from diffcache.cache.files.extents import RawFiles
 from diffcache.cache.files.lock import exclusive
 from diffcache.cache.layout import TMP
 
 if TYPE_CHECKING:
     from diffcache.cache.store import Store
+
+_PATIENCE = 60.0  # seconds; whoever has the lock writes one small file
 
 
 def mark_rows(store: Store, reasons: Mapping[int, str]) -> None:
@@ -34,12 +36,13 @@ def mark_rows(store: Store, reasons: Mapping[int, str]) -> None:
         segment = store.segment_of(row)
         by_segment[segment.number] = segment
     tmp = store.path / TMP
-    make_folder(tmp)
-    with exclusive(tmp / "marks.lock"), RawFiles(store.path) as files:
+    with RawFiles(store.path) as files:
         for number, segment in sorted(by_segment.items()):
             new = {row - segment.first_row: text for row, text in reasons.items() if row in segment.store_rows}
-            marks = {**catalog.read_segment_marks(store.path, segment), **new}
-            write_whole(catalog.marks_path(store.path, number), catalog.seal_marks(marks, segment=number), tmp=tmp)
+            # A file that is always there, and that nobody replaces.
+            with exclusive(catalog.segment_path(store.path, number), own=False, patience=_PATIENCE):
+                marks = {**catalog.read_segment_marks(store.path, segment), **new}
+                write_whole(catalog.marks_path(store.path, number), catalog.seal_marks(marks, segment=number), tmp=tmp)
             store.marks.update({row + segment.first_row: text for row, text in marks.items()})
             for row in sorted(new):  # may be lost in a crash; the next writer sets it by the file
                 files.write(segment.marked, row, np.ones(1, np.uint8))

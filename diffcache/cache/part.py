@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +158,7 @@ class Part:
         provenance: Mapping[str, Plain] | None = None,
         fallbacks: Iterable[Mapping[str, Plain]] = (),
         stamps: Stamps | None = None,
+        may_commit: Callable[[], None] = lambda: None,
     ) -> Receipt:
         """Flush all that was written, then write the receipt: from here on the rows exist.
 
@@ -166,6 +167,7 @@ class Part:
             provenance: what can only move last bits, and when and how the rows were made.
             fallbacks: what was used in place of what was asked for.
             stamps: int64 (rows, 2), of the files that the images were read from.
+            may_commit: called when all is on the disk but the receipt; raises where that must not be written.
 
         Raises:
             CacheError: rows are missing, or an image differs from what another pass saw in its row.
@@ -201,6 +203,7 @@ class Part:
                 setting: combined for setting in self.settings if (combined := combine(self._moments[setting]))
             },
         )
+        may_commit()
         write_whole(receipt.path(store.path), receipt.seal(), tmp=store.path / TMP)
         store.ledger.add(receipt)
         self._mask(self.settings, 1)  # may be lost in a crash; the next writer sets it by the receipts

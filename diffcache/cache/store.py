@@ -16,6 +16,7 @@ from diffcache.cache.catalog import Ledger, Segment, StoredArray
 from diffcache.cache.display.html import store_html
 from diffcache.cache.display.text import printable
 from diffcache.cache.files.disk import bytes_below, refuse_links
+from diffcache.cache.files.extents import RawFiles
 from diffcache.cache.files.lock import hold, left_unfinished
 from diffcache.cache.files.mapping import map_blocks
 from diffcache.cache.formats.protocol import get_format
@@ -278,6 +279,11 @@ class Store:
         """SHA-256 of each image's content, uint8 (rows, 32); zeros where no row was committed yet."""
         parts = [block for segment in self.segments for block in map_blocks(self.path, segment.content_hash)]
         return np.concatenate(parts)
+
+    def content_hashes_of(self, segment: int, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Those of rows [start, stop) of a segment, uint8 (stop - start, 32)."""
+        with RawFiles(self.path) as files:
+            return files.read(self.segments[segment].content_hash, start, stop)
 
     def missing(self, settings: Iterable[Setting]) -> dict[Setting, tuple[RowRange, ...]]:
         """The ranges that are not committed, by setting; settings without an array miss them all."""

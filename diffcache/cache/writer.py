@@ -23,6 +23,7 @@ from diffcache.cache.files.disk import (
     write_whole,
 )
 from diffcache.cache.files.extents import Extents, RawFiles
+from diffcache.cache.files.lock import HELPER_LOCK, exclusive
 from diffcache.cache.formats.protocol import ArraySpec, Format, get_format
 from diffcache.cache.formats.skeleton import skeleton
 from diffcache.cache.layout import TMP, RowRange, array_name, segment_name, segment_number
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from diffcache.cache.header import Header
     from diffcache.cache.store import Store
 
+
+_PATIENCE = 120.0  # seconds; a helper looks before each group of images that it writes
 
 _REPAIR = "repair the store with `diffcache verify --repair`"
 
@@ -268,7 +271,10 @@ class Writer:
             CacheError: something is missing or changed that no crash takes away; nothing more is removed then.
         """
         if self._tmp.is_dir():
-            for path in self._tmp.iterdir():
+            for path in list(self._tmp.iterdir()):
+                if path.suffix == HELPER_LOCK:  # of a helper that was sent by a dead one; it stops when it sees us here
+                    with suppress(FileNotFoundError), exclusive(path, patience=_PATIENCE):
+                        pass
                 remove(path)
         folder = self._root / self._format.folder
         if not folder.is_dir():

@@ -8,8 +8,8 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,15 +98,14 @@ class Cluster:
                 raise ConnectionError("the client is closed")
         return found
 
-    def wait_for_workers(self, *, on_event: OnEvent = ignore, stop: Callable[[], bool] = lambda: False) -> list[str]:
+    def wait_for_workers(self, *, on_event: OnEvent = ignore) -> list[str]:
         """The workers, as soon as there is one; a queue may let them wait for hours.
 
         Args:
             on_event: hears once that they are waited for.
-            stop: ends the waiting, with no workers.
         """
         said = False
-        while not (workers := self.workers()) and not stop():
+        while not (workers := self.workers()):
             if not said:
                 on_event(Notice(f"{self}: waiting for a worker"))
                 said = True
@@ -153,16 +152,17 @@ def open_cluster(where: ClusterAddress, *, deaths: int | None = None, on_event: 
             f"--dask needs distributed, which cannot be imported ({error}): pip install 'diffcache[cluster]'"
         ) from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it is an error or event of ours
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of ports in use, and of versions, which are compared by us
-        there = bool(where.address or where.file)
-        most = _DEATHS if deaths is None else deaths
-        opened = _connected(distributed, where) if there else _started(distributed, where, deaths=most)
-        with opened as client:
-            cluster = Cluster(client, where)
-            count = len(cluster.workers())
-            on_event(Notice(f"{cluster}: {count} workers, dashboard at {cluster.dashboard}"))
-            yield cluster
+    there = bool(where.address or where.file)
+    most = _DEATHS if deaths is None else deaths
+    opened = _connected(distributed, where) if there else _started(distributed, where, deaths=most)
+    with ExitStack() as stack:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of ports in use, and of versions, which are compared by us
+            client = stack.enter_context(opened)
+        cluster = Cluster(client, where)
+        count = len(cluster.workers())
+        on_event(Notice(f"{cluster}: {count} workers, dashboard at {cluster.dashboard}"))
+        yield cluster
 
 
 @contextmanager

@@ -119,6 +119,7 @@ class Dispatch(Generic[T]):
         self._deaths: dict[str, int] = {}
         self._refused: dict[str, str] = {}
         self._workers: list[str] = []
+        self._suited = False  # whether any worker has done one
         self._looked = 0.0
         self._number = 0
 
@@ -154,13 +155,14 @@ class Dispatch(Generic[T]):
         if time.monotonic() - self._looked < _LOOK_SECONDS:
             return
         there = self._cluster.workers()
-        if there and not set(there) - set(self._refused):
+        if there and not set(there) - set(self._refused) and not self._suited:
             raise ClusterError(
                 f"{self._cluster}: none of {len(there)} workers can take part: {next(iter(self._refused.values()))}"
             )
-        if not there and self._workers:
-            self._say(f"no worker is left at {self._cluster}; waiting for one")
-        self._workers = [worker for worker in there if worker not in self._refused]
+        suited = [worker for worker in there if worker not in self._refused]
+        if not suited and self._workers:
+            self._say(f"no worker is left at {self._cluster} that can take part; waiting for one")
+        self._workers = suited
         self._looked = time.monotonic()
 
     def _idlest(self) -> str | None:
@@ -182,9 +184,9 @@ class Dispatch(Generic[T]):
                 key=key,
                 pure=False,
                 priority=-self._number,
-                # Another one where that is gone, or has more to do than others; no one that cannot take part.
-                workers=None if worker is None else self._workers if self._refused else [worker],
-                allow_other_workers=not self._refused,
+                # Another one where that is gone, or has more to do than others; who cannot take part sends it back.
+                workers=None if worker is None else [worker],
+                allow_other_workers=True,
             )
         self._flying[key] = (future, task, order, worker)
         future.add_done_callback(self._ended.put)
@@ -199,8 +201,16 @@ class Dispatch(Generic[T]):
             except Empty:
                 return again
             wait = 0.0
-            _, task, order, _ = self._flying.pop(future.key)
-            if not self._count(future, task, order):
+            _, task, order, _ = self._flying[future.key]
+            try:
+                counted = self._count(future, task, order)
+            except TimeoutError:
+                if future.status == "error":  # it is the task's own
+                    raise
+                self._ended.put(future)  # its worker went before it had handed over what it found; another does it
+                return again
+            del self._flying[future.key]
+            if not counted:
                 again.append(task)
             future.release()
 
@@ -212,7 +222,7 @@ class Dispatch(Generic[T]):
             with lost(self._cluster):
                 raise CancelledError("its tasks were cancelled")
         try:
-            done = future.result()
+            done = future.result(timeout=_POLL_SECONDS)
         except UnsuitedError as error:
             if error.worker not in self._refused:
                 self._refused[error.worker] = str(error)
@@ -227,6 +237,7 @@ class Dispatch(Generic[T]):
                     f"{order.what}; the usual cause is that they run out of memory: {self._remedy}"
                 ) from None
             return False
+        self._suited = True
         self._accept(task, done)
         return True
 

@@ -11,7 +11,11 @@ _MOST_BYTES = 1 << 28
 
 
 class Decoded:
-    """Keeps the groups of one range, if they are not too large together; for any number of threads."""
+    """Keeps the groups of one range, if they are not too large together; for any number of threads.
+
+    Args:
+        most_bytes: how large they may be.
+    """
 
     def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
         self._most, self._guard = most_bytes, threading.Lock()
@@ -22,6 +26,11 @@ class Decoded:
         """The groups of that range; None where others are kept."""
         with self._guard:
             return self._groups if key == self._key else None
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        with self._guard:
+            self._key, self._groups = None, []
 
     def keeping(self, key: Hashable, groups: Iterable[LoadedBatch]) -> Iterator[LoadedBatch]:
         """The same groups, which are kept once the last one was taken."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffcache.backbones import Backbone
-from diffcache.cache import Store
+from diffcache.cache import RowRange, Store
 from diffcache.cache.part import Part
 from diffcache.cache.receipts import Receipt
 from diffcache.compute import Behind, ahead, out_of_memory
@@ -40,7 +40,8 @@ class Forward:
         fallbacks: what is used in place of what was asked for; every receipt names them.
         saturate: whether values beyond the storage type become its largest.
         command: what was typed, where another process was told to do this.
-        may_commit: called before a range is committed; raises where it must not be.
+        may_write: called before values are written, and again before a receipt is; raises where that must not be.
+        committing: entered with a range while it is committed.
 
     Attributes:
         committed: the receipts, in order.
@@ -57,12 +58,13 @@ class Forward:
         fallbacks: Sequence[Fallback],
         saturate: bool,
         command: str | None = None,
-        may_commit: Callable[[], None] = lambda: None,
+        may_write: Callable[[], None] = lambda: None,
+        committing: Callable[[RowRange], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.backbone, self.store, self.saturate = backbone, store, saturate
         self.committed: list[Receipt] = []
         self.marked = self.saturated = 0
-        self._mark, self._may_commit = mark, may_commit
+        self._mark, self._may_write, self._committing = mark, may_write, committing
         self._fallbacks = [asdict(fallback) for fallback in fallbacks]
         self._provenance = provenance(backbone, group_size=store.group_size, command=command)
         self._on_gpu = backbone.device.type == "cuda"
@@ -149,6 +151,7 @@ class Forward:
             self._digests[pass_], self._stamps[pass_] = [], []
         self._digests[pass_].append(group.digests)
         self._stamps[pass_].append(group.stamps)
+        self._may_write()
         for setting, stored in values.items():
             saturated = self._checked(group, setting, stored)
             self._open[pass_].write(setting, group.start, stored.values[kept].numpy(), saturated=saturated)
@@ -177,13 +180,14 @@ class Forward:
             why = f'values do not fit {self.store.recipe.dtype}, and on_overflow = "saturate" asks for its largest'
             fallbacks.append(asdict(Fallback("overflow", "values as computed", "the largest that fits", why)))
         self.saturated += part.saturated
-        self._may_commit()
-        receipt = part.commit(
-            np.concatenate(self._digests.pop(pass_)),
-            provenance=made,
-            fallbacks=fallbacks,
-            stamps=np.concatenate(self._stamps.pop(pass_)),
-        )
+        with self._committing(part.rows):
+            receipt = part.commit(
+                np.concatenate(self._digests.pop(pass_)),
+                provenance=made,
+                fallbacks=fallbacks,
+                stamps=np.concatenate(self._stamps.pop(pass_)),
+                may_commit=self._may_write,
+            )
         self.committed.append(receipt)
 
     def _close_parts(self) -> None:

@@ -112,7 +112,6 @@ class Inputs:
         self._size, self._seed = store.group_size, store.recipe.seed
         self._marked = np.zeros(store.rows, np.bool_)  # as of now: the writer adds to the store's own
         self._marked[list(store.marks)] = True
-        self._hashes = store.content_hashes() if store.marks else None
 
     def of(self, work: Iterable[RangeWork]) -> Generator[Input, None, None]:
         """The forward computations of what is left."""
@@ -133,7 +132,12 @@ class Inputs:
         if self._decoded is not None and len({part.rows for part, _, _ in groups}) == 1:
             part = groups[0][0]
             rows = slice(part.first_row, part.first_row + part.rows.rows)
-            key = (part.rows, () if self._augmentation is None else part.draws, self._marked[rows].tobytes())
+            key = (
+                self._store.path,
+                part.rows,
+                () if self._augmentation is None else part.draws,
+                self._marked[rows].tobytes(),
+            )
             if (kept := self._decoded.get(key)) is not None:
                 yield from kept
                 return
@@ -163,9 +167,9 @@ class Inputs:
     def _group(self, part: RangeWork, start: int, stop: int, batch: LoadedBatch) -> Group:
         first, lacking = part.store_row(start), self._size - len(batch)
         marked = np.flatnonzero(self._marked[first : first + len(batch)])
-        if len(marked) and self._hashes is not None and self._store.ledger.at(part.rows):
+        if len(marked) and self._store.ledger.at(part.rows):
             # What was seen of a marked row's image when its range was first committed stays what is recorded.
-            batch.digests[marked] = self._hashes[first : first + len(batch)][marked]
+            batch.digests[marked] = self._store.content_hashes_of(part.rows.segment, start, stop)[marked]
         ids = [self._source.ids[i] if i >= 0 else "" for i in batch.indices.tolist()]
         return Group(
             work=part,

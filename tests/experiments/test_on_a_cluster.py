@@ -40,14 +40,22 @@ from diffcache.experiments.verify_spread import check_there
 from diffcache.heads import find_runs
 from diffcache.setting import Setting
 from tests import tiny
+from tests.benchmarks.cluster import one_thread
 from tests.command import run
 
 FUSION = '\n[heads.fusion]\nfuse = ["t5/b3/pool1", "t100/b4/pool4"]\nepochs = 2\n'
 MAP = Setting(5, 4, 4)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def threads():
+    """One in each process: another number may move last bits."""
+    with one_thread():
+        yield
+
+
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(threads):
     """Two workers on this machine, which are processes."""
     with open_cluster(ClusterAddress.parse("local:2")) as opened:
         yield opened

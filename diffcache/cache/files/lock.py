@@ -10,6 +10,7 @@ import secrets
 import shlex
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,8 +19,13 @@ from diffcache.cache.files.disk import disk_full, open_plain
 from diffcache.errors import CacheError, DependencyError, MissingError
 from diffcache.events import Notice, OnEvent, ignore
 
+HELPER_LOCK = ".lock"
+"""How the names of locks end that helpers make among what is not whole yet."""
+
 _LONGEST = 4096
 """Bytes of the longest text of a holder."""
+
+_PAUSE, _LONGEST_PAUSE = 0.005, 0.5  # seconds between two tries
 
 _open: set[int] = set()
 """Files of locks that are held or waited for."""
@@ -117,11 +123,15 @@ def hold(
             with suppress(OSError):  # a full disk: others wait all the same, and do not learn for whom
                 os.pwrite(fd, json.dumps(me).encode(), 0)
                 os.fsync(fd)  # helpers on other machines read it
-            yield str(me["token"])
-            if os.getpid() == me["pid"]:  # after an error the text stays, as after a kill: see left_unfinished
-                os.ftruncate(fd, 0)
-                with suppress(OSError):
-                    os.pwrite(fd, before, 0)
+            left = json.dumps({key: value for key, value in me.items() if key != "token"}).encode()
+            try:
+                yield str(me["token"])
+                left = before
+            finally:  # after an error the text stays, as after a kill (see left_unfinished), and helpers are to stop
+                if os.getpid() == me["pid"]:
+                    os.ftruncate(fd, 0)
+                    with suppress(OSError):
+                        os.pwrite(fd, left, 0)
             return
         finally:
             if os.getpid() == me["pid"]:  # a forked child has closed it already
@@ -133,13 +143,16 @@ def hold(
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Be the only one at something small, among helpers of one holder; others wait. The file goes with the block.
+def exclusive(path: Path, *, patience: float, own: bool = True) -> Iterator[None]:
+    """Be the only one at something, among helpers of one holder; others wait.
 
     Args:
-        path: the file; nobody reads it.
+        path: the file.
+        patience: seconds to wait for another one.
+        own: whether the file is made for this alone, and goes with the block; else it is there, and stays.
 
     Raises:
+        CacheError: another one has it for longer than that, as a process may that was suspended.
         DependencyError: the platform has no ``flock``.
     """
     try:
@@ -147,17 +160,29 @@ def exclusive(path: Path) -> Iterator[None]:
     except ImportError:
         raise DependencyError("a lock needs flock, which this platform does not have") from None
 
+    until, pause = time.monotonic() + patience, _PAUSE
     while True:
         with disk_full(path, 0):
-            fd = open_plain(path, os.O_RDWR | os.O_CREAT)
+            fd = open_plain(path, os.O_RDWR | (os.O_CREAT if own else 0))
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise CacheError(
+                        f"{path}: expected this lock to be free within {patience:.0f} s, found it held by a process on "
+                        f"this machine or another one, perhaps a suspended worker; end that, and start again"
+                    ) from None
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
             if not _same_file(fd, path):  # whoever had it has removed it
                 continue
             try:
                 yield
             finally:
-                path.unlink(missing_ok=True)
+                if own:
+                    path.unlink(missing_ok=True)
             return
         finally:
             os.close(fd)

@@ -72,8 +72,9 @@ class Dispatch:
 
     def _accept(self, task: Task, done: Done) -> None:
         self._writer.accept(done.receipt)
-        self._writer.store.marks.update(done.marks)
-        self.marked += done.marked
+        marks = self._writer.store.marks
+        self.marked += len(done.marks.keys() - marks.keys())  # every pass of a range may find the same
+        marks.update(done.marks)
         self.saturated += done.saturated
         self.twins += done.twin
         self._account.add(task.work.images)

@@ -77,6 +77,8 @@ class Job:
         fallbacks: what every receipt names.
         command: what was typed.
         bits: what all workers' provenance must have in common; None where they may differ.
+        passes: the settings of each pass that any task is of.
+        gone: rows of the store whose image is not there any more.
     """
 
     session: str
@@ -89,6 +91,8 @@ class Job:
     fallbacks: tuple[Fallback, ...]
     command: str
     bits: Mapping[str, Plain] | None
+    passes: tuple[tuple[Setting, ...], ...] = ()
+    gone: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +134,12 @@ class Done:
     Attributes:
         receipt: what is committed.
         marks: the marks of its rows, new ones with those before.
-        marked: how many rows are newly marked.
         saturated: how many values were cut off.
         twin: whether another worker had done it already.
     """
 
     receipt: Receipt
     marks: Mapping[int, str] = field(default_factory=dict)
-    marked: int = 0
     saturated: int = 0
     twin: bool = False
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import pickle
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
 
 from diffcache.backbones import Backbone
-from diffcache.cache import Store
-from diffcache.cache.files.disk import make_folder, read_small
-from diffcache.cache.files.lock import exclusive, token_at
+from diffcache.cache import RowRange, Store
+from diffcache.cache.catalog import read_segment_marks
+from diffcache.cache.files.disk import read_small
+from diffcache.cache.files.lock import HELPER_LOCK, exclusive, token_at
 from diffcache.cache.files.sealed import MAX_BYTES
 from diffcache.cache.layout import TMP, segment_name
 from diffcache.cache.marking import mark_rows
@@ -21,23 +26,26 @@ from diffcache.cache.store import LOCK
 from diffcache.compute import forget_trimming
 from diffcache.compute.dispatch import UnsuitedError
 from diffcache.compute.on_workers import require_probe, worker_address
-from diffcache.errors import CacheError, ClusterError, DiffcacheError
+from diffcache.errors import CacheError, ClusterError, DiffcacheError, MissingError
 from diffcache.extraction.decoded import Decoded
 from diffcache.extraction.distributed.job import Done, Job, Look, Opener, Seen, Task, network_fingerprint
 from diffcache.extraction.forward import Forward
 from diffcache.extraction.group_size import choose_group_size
-from diffcache.extraction.matching import Matching, match
+from diffcache.extraction.matching import Matching, match, named
 from diffcache.extraction.provenance import bits, provenance
 from diffcache.extraction.run import allow_open_files
 from diffcache.images import ImageSource
 from diffcache.setting import Pass
 
+_TWIN_PATIENCE = 900.0  # seconds that another worker may take for a range
+_COMMIT_PATIENCE = 120.0
 _STORES = 4
 _NETWORKS = 2
 
 _guard = threading.RLock()
 _networks: OrderedDict[str, Backbone] = OrderedDict()
 _sources: OrderedDict[str, ImageSource] = OrderedDict()
+_decoded = Decoded()
 _opened: OrderedDict[str, _Opened] = OrderedDict()
 
 
@@ -49,7 +57,6 @@ class _Opened:
     store: Store
     source: ImageSource
     matching: Matching
-    decoded: Decoded
 
 
 def look(ask: Look) -> Seen:
@@ -94,13 +101,13 @@ def run_task(job: Job, task: Task) -> Done:
     receipts = [] if task.before is None else [task.before]
     store = opened.store.for_helper(receipts=receipts, marks=task.marks)
     path = receipt_path(store.path, task.rows, task.settings)
-    tmp = store.path / TMP
-    make_folder(tmp)
+    _require_token(job)
+    (store.path / TMP).mkdir(exist_ok=True)
     # The scheduler may take a worker for dead that is alive, and send its task to another one.
-    with exclusive(tmp / f"{segment_name(task.rows.segment)}.{path.name}.lock"):
+    with exclusive(_lock(store, task.rows, path.name), patience=_TWIN_PATIENCE):
         _require_token(job)
         if (receipt := _committed(store, path)) is not None:
-            return Done(receipt=receipt, marks=task.marks, twin=True)
+            return Done(receipt=receipt, marks=_marks(store, task), twin=True)
         return _compute(job, task, opened, store)
 
 
@@ -109,7 +116,18 @@ def _compute(job: Job, task: Task, opened: _Opened, store: Store) -> Done:
         _require_token(job)
         mark_rows(store, reasons)
 
-    made = job.how.inputs(store, opened.source, opened.matching, opened.backbone, decoded=opened.decoded)
+    @contextmanager
+    def committing(rows: RowRange) -> Iterator[None]:
+        # Another pass may be committed at this moment, which was not when this one was sent: both must have seen the
+        # same images, and what the first one has seen stays as it is recorded.
+        with exclusive(_lock(store, rows, f"{rows.start:09d}"), patience=_COMMIT_PATIENCE):
+            if not store.ledger.at(rows):
+                for settings in job.passes:
+                    if _committed(store, receipt_path(store.path, rows, settings)) is not None:
+                        break
+            yield
+
+    made = job.how.inputs(store, opened.source, opened.matching, opened.backbone, decoded=_decoded)
     forward = Forward(
         opened.backbone,
         store,
@@ -117,12 +135,25 @@ def _compute(job: Job, task: Task, opened: _Opened, store: Store) -> Done:
         fallbacks=job.fallbacks,
         saturate=job.how.saturate,
         command=job.command,
-        may_commit=lambda: _require_token(job),
+        may_write=lambda: _require_token(job),
+        committing=committing,
     )
     forward.run([task.work], made)
     rows = range(task.first_row, task.first_row + task.rows.rows)
     marks = {row: why for row, why in store.marks.items() if row in rows}
-    return Done(receipt=forward.committed[0], marks=marks, marked=forward.marked, saturated=forward.saturated)
+    return Done(receipt=forward.committed[0], marks=marks, saturated=forward.saturated)
+
+
+def _lock(store: Store, rows: RowRange, name: str) -> Path:
+    return store.path / TMP / f"{segment_name(rows.segment)}.{name}{HELPER_LOCK}"
+
+
+def _marks(store: Store, task: Task) -> dict[int, str]:
+    """What is marked by now of a task's rows."""
+    segment = store.segments[task.rows.segment]
+    marks = read_segment_marks(store.path, segment)
+    rows = range(task.rows.start, task.rows.stop)
+    return {segment.first_row + row: why for row, why in marks.items() if row in rows}
 
 
 def _committed(store: Store, path: object) -> Receipt | None:
@@ -159,14 +190,27 @@ def _open(job: Job) -> _Opened:
                 raise ClusterError(f"not of the kind of the other workers: {pairs}; --mixed-workers lets it take part")
             store = Store.open(job.store)
             source = _source(job.opener, job.session)
-            opened = _Opened(backbone, store, source, match(store, source), Decoded())
+            matching = match(store, source)
+            _require_all(store, source, matching, gone=job.gone)
+            opened = _Opened(backbone, store, source, matching)
         except DiffcacheError as error:
             raise UnsuitedError(worker_address(), str(error)) from None
         allow_open_files()
+        _decoded.clear()  # another command's images may have changed since
         _opened[job.key] = opened
         while len(_opened) > _STORES:
             _opened.popitem(last=False)
         return opened
+
+
+def _require_all(store: Store, source: ImageSource, matching: Matching, *, gone: frozenset[int]) -> None:
+    """Raise MissingError where images are not here that are where the command runs."""
+    lacking = [row for row in np.flatnonzero(matching.rows < 0).tolist() if row not in gone]
+    if lacking:
+        raise MissingError(
+            f"{store.images}/{store.split}: expected the images that the command finds, and {len(lacking):,} of them "
+            f"are not here ({named(store, lacking)}); give this machine the same images"
+        )
 
 
 def _network(opener: Opener, fingerprint: str) -> Backbone:

@@ -6,6 +6,8 @@ import secrets
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from diffcache.backbones import Backbone
 from diffcache.cache.files.lock import command_line
 from diffcache.cache.writer import Writer
@@ -115,6 +117,8 @@ class Workers:
             fallbacks=tuple(fallbacks),
             command=command_line(),
             bits=None if self._mixed else next(iter(self._seen.values())).bits,
+            passes=tuple(dict.fromkeys(settings for part in work for settings in part.passes.values())),
+            gone=frozenset(np.flatnonzero(matching.rows < 0).tolist()),
         )
         with interrupts_held() as pressed:
             dispatch = Dispatch(self._cluster, job, writer, account=account)

@@ -5,10 +5,18 @@ import pytest
 from diffcache.cache import layout
 from diffcache.compute.cluster import ClusterAddress, open_cluster
 from tests import tiny
+from tests.benchmarks.cluster import one_thread
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads():
+    """One in each process: another number may move last bits."""
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(threads):
     """Two workers on this machine, which are processes."""
     with open_cluster(ClusterAddress.parse("local:2")) as opened:
         yield opened

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
+import numpy as np
 import pytest
 
 from diffcache.cache import Samples, Store, open_cache
@@ -26,7 +26,7 @@ from diffcache.compute.cluster import ClusterAddress, open_cluster
 from diffcache.compute.dispatch import UnsuitedError
 from diffcache.errors import CacheError, ClusterError, ImageError
 from diffcache.events import Notice, Progress
-from diffcache.extraction.distributed import Workers, dispatch
+from diffcache.extraction.distributed import Workers, dispatch, worker
 from diffcache.extraction.distributed.job import Job, network_fingerprint, tasks_of
 from diffcache.extraction.distributed.worker import run_task
 from diffcache.extraction.runner import How
@@ -34,7 +34,7 @@ from diffcache.extraction.work import work_left
 from diffcache.setting import grid
 from tests import tiny
 from tests.command import run as run_command
-from tests.extraction.distributed.slow import Opener, groups
+from tests.extraction.distributed.slow import Opener, Slow, groups
 from tests.extraction.runs import contents, run, source_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -106,19 +106,20 @@ def test_what_was_there_is_not_computed_again_and_added_images_are(cluster, tmp_
 
 
 class Killing(threading.Thread):
-    """Kills one worker process of this one's after another, every so many seconds."""
+    """Kills one worker process after another, every so many seconds, once it has computed anything."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, log: Path) -> None:
         super().__init__(daemon=True)
-        self.seconds, self.killed, self._over = seconds, [], threading.Event()
+        self.seconds, self.log, self.killed, self._over = seconds, log, [], threading.Event()
 
     def run(self) -> None:
         while not self._over.wait(self.seconds):
-            children = [c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]
-            fresh = [child for child in children if child.pid not in self.killed]
-            if fresh:
-                fresh[0].send_signal(signal.SIGKILL)
-                self.killed.append(fresh[0].pid)
+            at_work = [group["pid"] for group in groups(self.log)] if self.log.exists() else []
+            for pid in at_work:
+                if pid not in self.killed:
+                    os.kill(pid, signal.SIGKILL)
+                    self.killed.append(pid)
+                    break
 
     def stop(self) -> None:
         self._over.set()
@@ -144,7 +145,7 @@ def test_workers_killed_all_the_time(tmp_path):
     settings = grid(t=[5, 100], b=[2, 4], pool=[1, 4])
     log = tmp_path / "log"
     with open_cluster(ClusterAddress.parse("local:2")) as cluster:
-        killing = Killing(1.5)
+        killing = Killing(1.0, log)
         workers = Workers(cluster, Opener(world, log, seconds=0.15), root=tmp_path)
         workers.join(world.backbone(), lambda event: None)
         killing.start()
@@ -206,7 +207,8 @@ def store_at(cache) -> Store:
     return Store.open(header.parent)
 
 
-def test_workers_without_weights_are_said_before_there_is_a_store(cluster, world):
+def test_workers_without_weights_are_said_before_there_is_a_store(cluster, tmp_path):
+    world = tiny.make(tmp_path / "world", seed=7)  # no worker has loaded these
     opener = Opener(world, home=os.getpid())
     with pytest.raises(ClusterError, match=r"2 of 2 workers cannot take part: tcp://127.*no such file of weights"):
         on_cluster(cluster, world, "nowhere", opener)
@@ -321,32 +323,46 @@ def test_no_scheduler(world, tmp_path, monkeypatch, address, expected):
 # --- what a worker does, in this process ------------------------------------------------------
 
 
-@pytest.fixture
-def begun(world, request):
-    """A store that nothing is committed of, held by this process; and the job and tasks that fill it."""
-    cache = open_cache(world.folder / request.node.name, create=True)
+def begin(world, name):
+    """A store that nothing is committed of; and the job and tasks that fill it, without a token."""
+    cache = open_cache(world.folder / name, create=True)
     backbone = world.backbone()
     source = source_of(world)
     recipe = backbone.recipe(seed=0, dtype="float16")
     samples = Samples(source.ids, source.labels, source.class_names)
     store = cache.create_store(images="textures", split="train", recipe=recipe, samples=samples, group_size=8)
-    settings = grid(t=[5], b=[2, 4], pool=[1])
+    settings = grid(t=[5, 100], b=[2, 4], pool=[1])
     with store.writing() as writer:
-        blocks = backbone.blocks
-        writer.add_arrays({s: blocks[s.b - 1].pooled_shape(s.pool) for s in settings})
-        job = Job(
-            session=request.node.name,
-            key=request.node.name,
-            opener=Opener(world),
-            fingerprint=network_fingerprint(backbone),
-            store=store.path,
-            token=writer.token,
-            how=How(augmentation="none", decode_threads=2, mark_unreadable=True, saturate=False),
-            fallbacks=(),
-            command="a command",
-            bits=None,
-        )
-        yield writer, job, tasks_of(work_left(store, settings))
+        writer.add_arrays({s: backbone.blocks[s.b - 1].pooled_shape(s.pool) for s in settings})
+    work = work_left(store, settings)
+    job = Job(
+        session=name,
+        key=name,
+        opener=Opener(world),
+        fingerprint=network_fingerprint(backbone),
+        store=store.path,
+        token="",
+        how=How(augmentation="none", decode_threads=2, mark_unreadable=True, saturate=False),
+        fallbacks=(),
+        command="a command",
+        bits=None,
+        passes=tuple(work[0].passes.values()),
+    )
+    return store, job, list(tasks_of(work))
+
+
+@pytest.fixture
+def own_world(tmp_path):
+    """A tiny experiment of one test's own."""
+    return tiny.make(tmp_path / "world")
+
+
+@pytest.fixture
+def begun(own_world, request):
+    """What :func:`begin` gives, with the store held by this process."""
+    store, job, tasks = begin(own_world, request.node.name)
+    with store.writing() as writer:
+        yield writer, replace(job, token=writer.token), tasks
 
 
 def test_a_task_that_runs_twice_is_computed_once(begun):
@@ -376,17 +392,101 @@ def test_a_task_of_a_command_that_is_gone_commits_nothing(begun):
     assert not Store.open(writer.store.path).receipts
 
 
-def test_images_that_change_between_two_tasks_of_a_range_are_an_error(begun, world):
-    writer, job, (task, *_) = begun
-    done = run_task(job, task)
-    other = replace(done.receipt, content="0" * 64)
-    with pytest.raises(CacheError, match="the content hashes of segment 0 rows 0 to 15 are not what"):
-        run_task(job, replace(task, settings=task.settings[:1], before=other))
+def test_images_that_change_between_two_passes_of_a_range_are_an_error(begun, own_world):
+    writer, job, (one, other, *_) = begun
+    assert one.rows == other.rows
+    done = run_task(job, one)  # the other one was sent before this was committed
+    image = own_world.train / source_of(own_world).ids[3]
+    tiny.picture(np.random.default_rng(9), 1).save(image)
+    worker._decoded.clear()
+    with pytest.raises(CacheError, match=r"1 images are not what they were .*003\.png"):
+        run_task(job, other)
     writer.accept(done.receipt)
     later = replace(done.receipt, settings=dict(list(done.receipt.settings.items())[:1]), content="0" * 64)
     with pytest.raises(CacheError, match="images changed while they were extracted"):
         writer.accept(later)
     assert writer.store.receipts == [done.receipt]
+    assert verify_store(writer.store).status == "incomplete"  # and nothing is damaged
+
+
+def test_an_image_that_is_mended_between_two_passes_damages_nothing(begun, own_world):
+    writer, job, (one, other, *_) = begun
+    image = own_world.train / source_of(own_world).ids[3]
+    whole = image.read_bytes()
+    image.write_bytes(b"no image")
+    done = run_task(job, one)
+    assert list(done.marks) == [3]
+    image.write_bytes(whole)
+    worker._decoded.clear()
+    with pytest.raises(CacheError, match="1 images are not what they were"):
+        run_task(job, other)
+    assert verify_store(Store.open(writer.store.path)).status == "incomplete"
+    worker._decoded.clear()
+    again = run_task(job, replace(other, before=done.receipt, marks=done.marks))  # as it is sent later
+    assert again.marks == done.marks
+    assert again.receipt.content == done.receipt.content
+
+
+def test_a_twin_tells_of_the_marks_too(begun, own_world):
+    _, job, (task, *_) = begun
+    (own_world.train / source_of(own_world).ids[3]).write_bytes(b"no image")
+    one, two = run_task(job, task), run_task(job, task)
+    assert two.twin
+    assert one.marks == two.marks != {}
+
+
+def test_a_worker_that_lacks_an_image_takes_no_part(begun, own_world, tmp_path):
+    _, job, (task, *_) = begun
+    shutil.copytree(own_world.folder, tmp_path / "elsewhere")
+    there = tiny.Tiny(tmp_path / "elsewhere", own_world.file, own_world.card, own_world.weights)
+    (there.train / source_of(there).ids[3]).unlink()
+    lacking = replace(job, key="lacking", session="lacking", opener=Opener(there))
+    with pytest.raises(UnsuitedError, match=r"1 of them are not here \('bark/003\.png'\)"):
+        run_task(lacking, task)
+    assert run_task(replace(lacking, key="gone", gone=frozenset([3])), task).receipt
+
+
+def test_a_task_of_a_store_that_was_removed_leaves_nothing(begun):
+    writer, job, (task, other, *_) = begun
+    run_task(job, task)
+    path = writer.store.path
+    shutil.rmtree(path)
+    with pytest.raises(UnsuitedError):
+        run_task(job, other)
+    assert not path.exists()
+
+
+def test_a_worker_in_the_middle_stops_when_another_command_has_come(own_world):
+    store, job, (task, *_) = begin(own_world, "zombie")
+    held, going = threading.Event(), threading.Event()
+
+    class Stalled(Slow):
+        def features(self, x0, *, t, noise, blocks):
+            found = super().features(x0, t=t, noise=noise, blocks=blocks)
+            held.set()
+            assert going.wait(30)
+            return found
+
+    with store.writing() as writer:
+        job = replace(job, token=writer.token)
+        text = (store.path / "lock").read_text(encoding="utf-8")
+    (store.path / "lock").write_text(text, encoding="utf-8")  # as kill -9 of the command leaves it
+    worker._networks[job.fingerprint] = Stalled(own_world.backbone(), Opener(own_world))
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            zombie = pool.submit(run_task, job, task)
+            assert held.wait(30)
+            begun = time.monotonic()
+            threading.Timer(0.5, going.set).start()
+            with store.writing():  # waits for who is still at it, and lets nothing more be written
+                assert time.monotonic() - begun > 0.4
+                with pytest.raises(UnsuitedError, match="held by another command"):
+                    zombie.result(30)
+                before = contents(store)
+        assert contents(store) == before
+    finally:
+        del worker._networks[job.fingerprint]
+    assert not Store.open(store.path).receipts
 
 
 def test_a_worker_of_another_kind_that_comes_late_is_left_out(begun):
