@@ -106,20 +106,21 @@ def test_what_was_there_is_not_computed_again_and_added_images_are(cluster, tmp_
 
 
 class Killing(threading.Thread):
-    """Kills one worker process after another, every so many seconds, once it has computed anything."""
+    """Kills one worker process after another: each time that something was committed, one that has computed anything."""
 
-    def __init__(self, seconds: float, log: Path) -> None:
+    def __init__(self, log: Path, cache: Path) -> None:
         super().__init__(daemon=True)
-        self.seconds, self.log, self.killed, self._over = seconds, log, [], threading.Event()
+        self.log, self.cache, self.killed, self._over = log, cache, [], threading.Event()
 
     def run(self) -> None:
-        while not self._over.wait(self.seconds):
-            at_work = [group["pid"] for group in groups(self.log)] if self.log.exists() else []
-            for pid in at_work:
-                if pid not in self.killed:
-                    os.kill(pid, signal.SIGKILL)
-                    self.killed.append(pid)
-                    break
+        committed = 0
+        while not self._over.wait(0.2):
+            count = len(list(self.cache.glob("**/receipts/*/*.json")))
+            fresh = [group["pid"] for group in groups(self.log) if group["pid"] not in self.killed] if count else []
+            if count > committed and fresh:
+                os.kill(fresh[-1], signal.SIGKILL)
+                self.killed.append(fresh[-1])
+                committed = count
 
     def stop(self) -> None:
         self._over.set()
@@ -145,7 +146,7 @@ def test_workers_killed_all_the_time(tmp_path):
     settings = grid(t=[5, 100], b=[2, 4], pool=[1, 4])
     log = tmp_path / "log"
     with open_cluster(ClusterAddress.parse("local:2")) as cluster:
-        killing = Killing(1.0, log)
+        killing = Killing(log, world.folder / "killed")
         workers = Workers(cluster, Opener(world, log, seconds=0.15), root=tmp_path)
         workers.join(world.backbone(), lambda event: None)
         killing.start()
