@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffcache.cache import Store, convert_store, open_cache, verify_store
+from diffcache.cache import Store, convert_store, layout, open_cache, verify_store
 from diffcache.cache.buckets.manifest import list_store, read_stores
 from diffcache.cache.buckets.place import Bucket
 from diffcache.cache.buckets.pull import pull_cache
@@ -16,6 +16,7 @@ from diffcache.cache.buckets.push import push_cache, push_store
 from diffcache.cache.files.extents import RawFiles
 from diffcache.cache.layout import RowRange
 from diffcache.errors import BucketError, CacheError, MissingError
+from tests.cache import toy
 from tests.cache.buckets.checks import ROWS, a_store, described, receipts_in, truthful
 from tests.cache.toy import LARGE, OTHER, SMALL, create, fill, samples, values, write_range
 
@@ -180,6 +181,79 @@ def test_another_store_in_its_place(tmp_path: Path, url: str) -> None:
         push_store(images, url)
     with pytest.raises(CacheError, match="other images"):
         pull_cache(url, tmp_path / "c")
+
+
+def test_features_of_other_images_in_its_place(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever removes a store, changes the images and extracts another setting must not mix both in the bucket."""
+    old = a_store(tmp_path / "a", "zarr")
+    bucket = Bucket(url)
+    there = bucket.below(push_store(old, bucket).place)
+    before = [(entry.path, entry.etag) for entry in there.list()]
+    monkeypatch.setattr(toy, "hashes", lambda rows, first=0, hashes=toy.hashes: hashes(rows, first=first + ROWS))
+    _, new = create(tmp_path / "b", "zarr", rows=ROWS)
+    fill(new, [OTHER], leave=2)
+    with pytest.raises(CacheError, match=r"of other images than those that .* push to another URL"):
+        push_store(new, bucket)
+    assert [(entry.path, entry.etag) for entry in there.list()] == before
+    assert truthful(there, old) == len(old.receipts)
+    same(old, pulled(url, tmp_path / "c"))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("whole_chunks", [True, False])
+def test_settings_of_one_store_come_from_two_places(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, format: str, whole_chunks: bool
+) -> None:
+    """What the bucket alone has stays true while another setting of the same images is extracted and pushed."""
+    old = a_store(tmp_path / "a", format, leave=1)
+    bucket = Bucket(url)
+    there = bucket.below(push_store(old, bucket).place)
+    _, new = create(tmp_path / "b", format, rows=ROWS)
+    for leave in (3, 2, 0):
+        fill(new, [OTHER], leave=leave)
+        push_store(new, bucket, whole_chunks=whole_chunks and leave > 0)
+        described(there)
+        assert truthful(there, old) == len(old.receipts) + (0 if whole_chunks and leave else len(new.receipts))
+    both = pulled(url, tmp_path / "c")
+    assert both.receipts == sorted((*old.receipts, *new.receipts), key=lambda one: (one.rows, one.name))
+    assert verify_store(both).damage == ()
+    # where its images turn out to be others, what is there stays as it is
+    monkeypatch.setattr(toy, "hashes", lambda rows, first=0, hashes=toy.hashes: hashes(rows, first=first + ROWS))
+    _, wrong = create(tmp_path / "d", format, rows=ROWS)
+    with wrong.writing() as writer:
+        writer.add_arrays({OTHER: toy.SHAPES[OTHER]})
+    with pytest.raises(CacheError, match="lacks"):
+        push_store(wrong, bucket)
+    assert truthful(there, both) == len(both.receipts)
+
+
+def test_receipts_go_while_their_rows_move(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A push that is killed as it replaces files whose rows lie elsewhere now, as after a repair of a store."""
+    store = a_store(tmp_path / "a", "zarr")
+    bucket = Bucket(url)
+    there = bucket.below(push_store(store, bucket).place)
+    other = tmp_path / "b" / store.path.relative_to(tmp_path / "a")
+    monkeypatch.setattr(layout, "CHUNK_BYTES", 32 * 1024)
+    again = a_store(tmp_path / "b", "zarr")
+    for receipt in store.receipts:
+        (other / receipt.path(store.path).relative_to(store.path)).write_bytes(receipt.seal())
+    again = Store.open(again.path)
+    assert again.receipts == store.receipts
+    put = Bucket.put
+
+    def killed(self: Bucket, path: str, data: bytes):
+        if path.startswith("arrays/"):
+            raise KeyboardInterrupt
+        return put(self, path, data)
+
+    monkeypatch.setattr(Bucket, "put", killed)
+    with pytest.raises(KeyboardInterrupt):
+        push_store(again, bucket)
+    truthful(there, again)
+    monkeypatch.setattr(Bucket, "put", put)
+    push_store(again, bucket)
+    assert truthful(there, again) == len(again.receipts)
+    same(again, pulled(url, tmp_path / "c"))
 
 
 @pytest.mark.parametrize("format", FORMATS)
