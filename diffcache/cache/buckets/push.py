@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -47,6 +48,9 @@ from diffcache.setting import Setting
 
 SAVE_SECONDS = 20.0
 """How often what was sent is written down, so that a push that is killed does not send it again."""
+
+_SURE_SECONDS = 0.5
+"""So often it is asked between receipts, which are small and many, whether somebody else has begun to push."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,9 @@ class _Push:
         self.others: list[Receipt] = []  # of settings that have no array here, and stay
         self.hashes: dict[int, dict[int, bytes]] = {}  # content hashes of theirs that are not here
         self.entry: Entry | None = None
+        self.listing: dict[str, Entry] = {}  # what was there when this began
+        self.saving = threading.Lock()  # held while the manifest is replaced
+        self.alone = -math.inf  # when the manifest was seen to be ours
         self.saved = time.monotonic()
         self.sent = self.nbytes = 0
 
@@ -132,7 +139,7 @@ class _Push:
 
     def run(self, *, whole_chunks: bool) -> Pushed:
         """All of it."""
-        listing = {entry.path: entry for entry in self.there.list()}
+        listing = self.listing = {entry.path: entry for entry in self.there.list()}
         old = self._manifest(listing)
         self._known(old, listing)
         local = list(kept_receipts(self.store))
@@ -270,10 +277,8 @@ class _Push:
                 raise self._behind(f"{receipt.rows} of {', '.join(map(str, lacking[:3]))}")
             left = receipt.without(mine)
             if left is not None and any(one.content != left.content for one in held):
-                raise CacheError(
-                    f"{self.there.url}: features there ({next(iter(left.settings))}) are of other images than those that "
-                    f"{self.store.path} has in {receipt.rows}; push to another URL"
-                )
+                what = f"features there ({next(iter(left.settings))}) are of other images than those of"
+                raise CacheError(f"{self.there.url}: {what} {self.store.path} in {receipt.rows}; push to another URL")
             size, sha256, _ = _facts(data)
             file = SmallFile(size, listing[path].etag, sha256)
             if left is None or any(here[s] != receipt.settings[s] for s in mine):
@@ -337,18 +342,15 @@ class _Push:
         return Contents(self.store, receipts, besides=self.others, hashes=self.hashes)
 
     def _withdraw(
-        self, small: Collection[str], listing: Mapping[str, Entry], stale: list[str], kept: list[Receipt]
+        self, small: Mapping[str, bytes], listing: Mapping[str, Entry], stale: list[str], kept: list[Receipt]
     ) -> None:
         """Have receipts go, and come again, whose rows are to lie elsewhere: another listing is sent than is there."""
         for number, segment in self.segments.items():
             elsewhere = segment.content_hash != self.store.segments[number].content_hash
             if elsewhere and any(one.rows.segment == number for one in self.others):
                 raise self._behind("settings of a segment whose files differ")
-            moved = {
-                s
-                for s in self.store.settings_by_segment[number]
-                if _listing(s, number) in small and _listing(s, number) in listing
-            }
+            sent = small.keys() & listing.keys()
+            moved = {s for s in self.store.settings_by_segment[number] if _listing(s, number) in sent}
             for path, receipt in list(self.receipts.items()):
                 if receipt.rows.segment == number and (elsewhere or not moved.isdisjoint(receipt.settings)):
                     stale.append(path)
@@ -436,6 +438,9 @@ class _Push:
                 self.on_event(Progress(self.task, min(done, total), total, "bytes"))
 
         self.save()  # from here on, whoever pushes the same store hears that we do
+        now_there = {entry.path: entry for entry in self.there.list() if entry.path != MANIFEST}
+        if now_there != {path: entry for path, entry in self.listing.items() if path != MANIFEST}:
+            raise self._not_alone()
         for receipt in kept:
             path, file = self._put_receipt(receipt)
             self.files[path], self.receipts[path] = file, receipt
@@ -449,6 +454,7 @@ class _Push:
             self.data[one.path] = result
             self._counted(one.size)
         for path, content in small.items():  # few, and their order matters: the header last
+            self._require_alone()
             entry = self.there.put(path, content)
             self.files[path] = SmallFile(len(content), entry.etag, hashlib.sha256(content).hexdigest())
             told(len(content))
@@ -472,11 +478,13 @@ class _Push:
                     told(at - most)
                     most = at
 
+        self._require_alone()
         entry = self.there.put_pieces(source.path, source.size, read)
         return DataFile(source.size, entry.etag, source.content, tuple(pieces))
 
     def _put_receipt(self, receipt: Receipt) -> tuple[str, SmallFile]:
         data, path = receipt.seal(), _path(receipt)
+        self._require_alone(within=_SURE_SECONDS)
         entry = self.there.put(path, data)
         return path, SmallFile(len(data), entry.etag, hashlib.sha256(data).hexdigest())
 
@@ -512,13 +520,36 @@ class _Push:
             files=self.files,
             data=self.data,
         )
-        self.entry = self.there.swap(MANIFEST, manifest.seal(), self.entry)
+        with self.saving:
+            self.entry = self.there.swap(MANIFEST, manifest.seal(), self.entry)
         if self.entry is None:
-            raise BucketError(
-                f"{self.there.url}: somebody else pushes this store, or did a moment ago; push again when that is done"
-            )
+            raise self._not_alone()
         # one of a hundred thousand receipts is large: the writing of it is to take a tenth of the time at most
         self.saved = time.monotonic() + 9 * (time.monotonic() - begun)
+
+    def _not_alone(self) -> BucketError:
+        return BucketError(
+            f"{self.there.url}: somebody else pushes this store, or did a moment ago; push again when that is done"
+        )
+
+    def _require_alone(self, *, within: float = 0.0) -> None:
+        """Before others' bytes could be replaced: refuse if somebody has begun to push this store since we did.
+
+        Args:
+            within: seconds since that was seen last, in which the bucket isn't asked.
+
+        Raises:
+            BucketError: somebody has.
+        """
+        while (begun := time.monotonic()) - self.alone >= within:
+            known = self.entry
+            there = self.there.head(MANIFEST)
+            if known and there and (there.etag == known.etag or None in (there.etag, known.etag)):
+                self.alone = begun
+                return
+            with self.saving:  # or it was our own, written meanwhile
+                if self.entry is known or self.entry is None:
+                    raise self._not_alone()
 
 
 def _path(receipt: Receipt) -> str:

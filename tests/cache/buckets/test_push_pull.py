@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial, partialmethod
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from diffcache.cache import Store, convert_store, layout, open_cache, verify_store
+from diffcache.cache.buckets import push
 from diffcache.cache.buckets.manifest import list_store, read_stores
 from diffcache.cache.buckets.place import Bucket
 from diffcache.cache.buckets.pull import pull_cache
@@ -192,7 +194,7 @@ def test_features_of_other_images_in_its_place(tmp_path: Path, url: str, monkeyp
     monkeypatch.setattr(toy, "hashes", lambda rows, first=0, hashes=toy.hashes: hashes(rows, first=first + ROWS))
     _, new = create(tmp_path / "b", "zarr", rows=ROWS)
     fill(new, [OTHER], leave=2)
-    with pytest.raises(CacheError, match=r"of other images than those that .* push to another URL"):
+    with pytest.raises(CacheError, match=r"of other images than those of .* push to another URL"):
         push_store(new, bucket)
     assert [(entry.path, entry.etag) for entry in there.list()] == before
     assert truthful(there, old) == len(old.receipts)
@@ -310,6 +312,65 @@ def test_two_who_push_the_same(tmp_path: Path, url: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(Bucket, "put_pieces", meanwhile)
     with pytest.raises(BucketError, match="somebody else pushes this store"):
         push_store(store, bucket)
+
+
+@pytest.mark.parametrize("at", ["pool2/c.1.", "content_hash/c.", "receipts/"])
+@pytest.mark.parametrize("new", [True, False])
+def test_who_has_to_stop_leaves_nothing_under_receipts_of_others(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, at: str, new: bool
+) -> None:
+    """Another one, with other bytes of the same rows, begins and ends its push while one is under way."""
+    bucket = Bucket(url)
+    first = a_store(tmp_path / "a", "zarr", leave=2)
+    there = bucket.below("/".join(first.path.parts[-3:]))
+    if not new:
+        push_store(first, bucket)
+    fill(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(toy, "values", lambda *args, right=toy.values, **kwargs: right(*args, **kwargs) + 1)
+        other = a_store(tmp_path / "b", "zarr")
+    meanwhile, head = [other], Bucket.head
+    seen: list[str] = []
+    send = {name: getattr(Bucket, name) for name in ("put", "put_pieces")}
+
+    def sending(name: str, self: Bucket, path: str, *args: object) -> object:
+        seen.append(path)
+        return send[name](self, path, *args)
+
+    def asked(self: Bucket, path: str) -> object:
+        """The other one pushes after the object before, and so before the look ahead of the next."""
+        if meanwhile and any(at in path for path in seen):
+            push_store(meanwhile.pop(), bucket, jobs=1)
+        return head(self, path)
+
+    for name in send:
+        monkeypatch.setattr(Bucket, name, partialmethod(partial(sending, name)))
+    monkeypatch.setattr(Bucket, "head", asked)
+    monkeypatch.setattr(push, "_SURE_SECONDS", 0.0)
+    with pytest.raises(BucketError, match="somebody else pushes this store"):
+        push_store(first, bucket, jobs=1)
+    assert not meanwhile
+    assert truthful(there, other) == len(other.receipts)
+    described(there)
+
+
+def test_what_somebody_else_sends_before_a_push_begins_is_seen(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, bucket = a_store(tmp_path / "a", "zarr"), Bucket(url)
+    there, swap = bucket.below("/".join(store.path.parts[-3:])), Bucket.swap
+
+    def late(self: Bucket, path: str, data: bytes, old: object) -> object:
+        if path == "manifest.json":
+            there.put(store.array(LARGE, segment=0).features.runs[0].path, b"of another push")
+        return swap(self, path, data, old)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "swap", late)
+        with pytest.raises(BucketError, match="somebody else pushes this store"):
+            push_store(store, bucket)
+    push_store(store, bucket)
+    assert truthful(there, store) == len(store.receipts)
 
 
 def test_a_cache_of_several(tmp_path: Path, url: str) -> None:
