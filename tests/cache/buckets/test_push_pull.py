@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from functools import partial, partialmethod
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 
 from diffcache.cache import Store, convert_store, layout, open_cache, verify_store
 from diffcache.cache.buckets import push
-from diffcache.cache.buckets.manifest import list_store, read_stores
+from diffcache.cache.buckets.manifest import Manifest, SmallFile, list_store, read_stores
 from diffcache.cache.buckets.place import Bucket
 from diffcache.cache.buckets.pull import pull_cache
 from diffcache.cache.buckets.push import push_cache, push_store
-from diffcache.cache.files.extents import RawFiles
-from diffcache.cache.layout import RowRange
+from diffcache.cache.files.extents import RawFiles, Run
+from diffcache.cache.formats.protocol import get_format
+from diffcache.cache.layout import RowRange, array_name
 from diffcache.errors import BucketError, CacheError, MissingError
 from tests.cache import toy
 from tests.cache.buckets.checks import ROWS, a_store, described, receipts_in, truthful
@@ -383,3 +385,38 @@ def test_a_cache_of_several(tmp_path: Path, url: str) -> None:
         pull_cache(url, tmp_path / "b", stores=["toys/val"])
     with pytest.raises(MissingError, match="nothing was pushed there"):
         pull_cache(f"{url}/elsewhere", tmp_path / "b")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("where", ["another array", "the header", "the segment", "metadata"])
+def test_a_bucket_whose_rows_lie_in_files_of_others(tmp_path: Path, url: str, format: str, where: str) -> None:
+    """What it has under its checksums is right, and would be written over what is committed here."""
+    _, store = create(tmp_path / "a", format, rows=ROWS)
+    fill(store, [LARGE])
+    store = Store.open(store.path)
+    _, hostile = create(tmp_path / "b", format, rows=ROWS)
+    fill(hostile, [OTHER])
+    hostile = Store.open(hostile.path)
+    bucket = Bucket(url)
+    there = bucket.below(push_store(hostile, bucket).place)
+    path = {
+        "another array": store.array(LARGE, segment=0).features.runs[0].path,
+        "the header": "store.json",
+        "the segment": store.segments[0].content_hash.runs[0].path,
+        "metadata": f"{get_format(format).folder}/segment-00000/{array_name(OTHER)}.committed/zarr.json",
+    }[where]
+    array = hostile.array(OTHER, segment=0)
+    features = replace(array.features, runs=(Run(path, 0, ROWS),))
+    name = f"arrays/segment-00000/{array_name(OTHER)}.json"
+    data = replace(array, features=features).seal()
+    there.put(name, data)
+    manifest, entry = Manifest.read(there)
+    said = SmallFile(len(data), None, hashlib.sha256(data).hexdigest())
+    there.swap("manifest.json", replace(manifest, files={**manifest.files, name: said}).seal(), entry)
+    before = {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
+    with pytest.raises(CacheError, match=f"{name}: damaged: '{path}' is no file that holds its rows"):
+        pull_cache(url, tmp_path / "a")
+    after = {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file() and path.name != "lock"}
+    assert after == {path: data for path, data in before.items() if path.name != "lock"}
+    with pytest.raises(CacheError, match="is no file that holds its rows"):
+        pull_cache(url, tmp_path / "c")
