@@ -185,8 +185,10 @@ class Source:
         """
         told.clear()
         if self.literal is not None:
-            told.append(Piece(0, self.size, hashlib.sha256(self.literal).hexdigest()))
-            yield self.literal
+            for start, stop in cut([0, self.size]):
+                part = self.literal[start:stop]
+                told.append(Piece(start, len(part), hashlib.sha256(part).hexdigest()))
+                yield part
             return
         plain_file(root, self.path)
         fd = open_file(root / self.path)

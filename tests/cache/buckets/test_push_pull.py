@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from diffcache.cache import Store, convert_store, layout, open_cache, verify_store
-from diffcache.cache.buckets import push
+from diffcache.cache.buckets import pull, push
 from diffcache.cache.buckets.manifest import Manifest, SmallFile, list_store, read_stores
 from diffcache.cache.buckets.place import Bucket
 from diffcache.cache.buckets.pull import pull_cache
@@ -420,3 +420,39 @@ def test_a_bucket_whose_rows_lie_in_files_of_others(tmp_path: Path, url: str, fo
     assert after == {path: data for path, data in before.items() if path.name != "lock"}
     with pytest.raises(CacheError, match="is no file that holds its rows"):
         pull_cache(url, tmp_path / "c")
+
+
+@pytest.mark.parametrize("what", ["stores.json", "manifest.json", "store.json", "segments", "arrays", "receipts"])
+def test_objects_larger_than_they_are_said_to_be_are_not_read(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terabyte of zeros in place of a small file: whoever reads it whole has no room for it."""
+    (tmp_path / "bucket").mkdir()
+    url = f"file://{tmp_path / 'bucket'}"
+    push_store(a_store(tmp_path / "a", "zarr"), url)
+    found = sorted(path for path in (tmp_path / "bucket").rglob("*.json") if what in path.parts[-3:])
+    with found[0].open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(CacheError, match=rf"{found[0].name}: damaged: "):
+        pull_cache(url, tmp_path / "b")
+    if what in ("stores.json", "manifest.json"):
+        monkeypatch.setenv("DIFFCACHE_MIRROR", str(tmp_path / "mirrors"))
+        with pytest.raises(CacheError, match=rf"{found[0].name}: damaged: "):
+            open_cache(url)
+
+
+def test_room_is_asked_for_what_was_not_pushed_too(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, store = create(tmp_path / "a", "zarr", rows=ROWS)
+    with store.writing() as writer:
+        writer.add_arrays({LARGE: (16, 2, 2)})
+    push_store(store, url)
+    asked: list[int] = []
+    monkeypatch.setattr(pull, "require_room", lambda folder, needed: asked.append(needed))
+    pulled(url, tmp_path / "b")
+    size = sum(path.stat().st_size for path in (tmp_path / "b").rglob("features.zarr/**/*") if path.is_file())
+    assert max(asked) == size > store.array(LARGE, segment=0).features.nbytes
+    fill(create(tmp_path / "c", "zarr", rows=ROWS)[1], [SMALL])
+    asked.clear()
+    copy = pulled(url, tmp_path / "c")
+    files = [path for path in copy.path.rglob(f"*/{array_name(LARGE)}*/**/*") if path.is_file()]
+    assert max(asked) == sum(path.stat().st_size for path in files)
