@@ -435,6 +435,13 @@ LIES: dict[str, Callable[[Path], None]] = {
     "a row of terabytes": arrays(lambda values: values["features"]["shape"].__setitem__(1, 2**40)),
     "an offset behind all files": run(1, 2**62),
     "a folder for a file": run(0, "segments"),
+    "rows in another array": run(0, "features.zarr/segment-00000/t90.b24.pool1/c.0.0.0.0"),
+    "rows in the store's own file": run(0, "store.json"),
+    "rows twice": arrays(
+        lambda values: values["committed"].update(
+            runs=[[values["features"]["runs"][0][0], 0, values["committed"]["shape"][0]]]
+        )
+    ),
     "a path through a file": run(0, "store.json/x"),
     "a path that no system takes": run(0, "x" * 5000),
     "a path that is no text": run(0, "\ud800"),

@@ -12,9 +12,9 @@ import numpy as np
 
 from diffcache.cache.files import sealed
 from diffcache.cache.files.disk import read_small, unread
-from diffcache.cache.files.extents import Extents
+from diffcache.cache.files.extents import Extents, overlap
 from diffcache.cache.formats.compressed import MOST_BYTES
-from diffcache.cache.formats.protocol import ArraySpec
+from diffcache.cache.formats.protocol import ArraySpec, get_format
 from diffcache.cache.layout import (
     RowRange,
     array_name,
@@ -103,6 +103,7 @@ class Segment:
             raise CacheError(f"{path}: damaged: the content hashes are not uint8 ({segment.rows}, 32)")
         if (segment.marked.shape, segment.marked.dtype) != ((segment.rows,), "uint8"):
             raise CacheError(f"{path}: damaged: the marks are not uint8 ({segment.rows},)")
+        _require_own_files(path, segment, None, segment.content_hash, segment.marked)
         _require_bytes(path, segment)
         return segment
 
@@ -161,6 +162,7 @@ class StoredArray:
         if compressed and features.chunk_rows * features.row_bytes > MOST_BYTES:
             found = f"{features.chunk_rows} rows of {features.row_bytes} bytes"
             raise CacheError(f"{path}: damaged: a compressed chunk has at most {MOST_BYTES} bytes, found {found}")
+        _require_own_files(path, segment, setting, features, committed)
         n, c, h, w = features.shape
         block, step = sealed.name(values["block"], path), features.chunk_rows
         spec = ArraySpec(setting, block, features.dtype, (n, c, h, w), segment.number, step)
@@ -171,6 +173,19 @@ def _versioned(values: dict[str, Plain], path: Path, *names: str) -> dict[str, P
     if not sealed.is_version(values.get("format_version")):
         raise CacheError(f"{path}: expected format {FORMAT_VERSION}, found {values.get('format_version')!r:.40}")
     return sealed.fields(values, path, "format_version", *names)
+
+
+def _require_own_files(path: Path, segment: Segment, setting: Setting | None, *arrays: Extents) -> None:
+    """Refuse runs in files of others, or upon each other: whoever writes there would write over something else."""
+    name = sealed.text(segment.header.get("format"), path)
+    files = {run.path for extents in arrays for run in extents.runs}
+    strange = get_format(name).strange_files(files, setting, segment=segment.number)
+    if strange:
+        raise CacheError(f"{path}: damaged: {min(strange)!r:.200} is no file that holds its rows")
+    alone = len(files) == sum(len(extents.runs) for extents in arrays)  # a file for each run, as in zarr
+    both = None if alone else overlap(*arrays)
+    if both is not None:
+        raise CacheError(f"{path}: damaged: its runs lie upon each other in {both}")
 
 
 def _require_bytes(path: Path, segment: Segment) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffcache.cache import RowRange, layout
-from diffcache.cache.files.extents import Extents, Run
+from diffcache.cache.files.extents import Extents, Run, overlap
 from diffcache.errors import CacheError
 from diffcache.setting import Setting
 
@@ -115,3 +115,12 @@ def test_hostile_extents_are_refused(change: dict[str, object]) -> None:
     good = Extents("float16", (5, 3), 5, (Run("x", 0, 5),)).plain()
     with pytest.raises(CacheError):
         Extents.from_plain({**good, **change}, where="x")
+
+
+def test_runs_upon_each_other_are_found() -> None:
+    def rows(*runs: tuple[str, int, int]) -> Extents:
+        return Extents("float16", (sum(run[2] for run in runs), 3), 5, tuple(Run(*run) for run in runs))
+
+    assert overlap(rows(("x", 30, 2), ("x", 0, 5)), rows(("y", 0, 9), ("x", 42, 1))) is None  # 6 bytes a row
+    assert overlap(rows(("x", 29, 2), ("x", 0, 5))) == "x"
+    assert overlap(rows(("x", 0, 5)), rows(("y", 0, 5), ("x", 6, 1))) == "x"

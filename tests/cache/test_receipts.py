@@ -19,6 +19,7 @@ from diffcache.cache.files import sealed
 from diffcache.cache.files.extents import Extents, Run
 from diffcache.cache.formats.protocol import ArraySpec
 from diffcache.cache.header import Header
+from diffcache.cache.layout import array_name
 from diffcache.cache.stamps import unseal_stamps
 from diffcache.errors import CacheError
 from diffcache.setting import Pass, Setting
@@ -117,9 +118,10 @@ def test_hostile_json(text: str) -> None:
 
 
 def segments() -> list[Segment]:
-    hashes = Extents("uint8", (200, 32), 200, (Run("x", 0, 200),))
-    marked = Extents("uint8", (200,), 200, (Run("y", 0, 200),))
-    return [Segment(0, 0, 200, "c" * 64, hashes, marked, "d" * 64, {})]
+    place = "features.zarr/segment-00000"
+    hashes = Extents("uint8", (200, 32), 200, (Run(f"{place}/content_hash/c.0.0", 0, 200),))
+    marked = Extents("uint8", (200,), 200, (Run(f"{place}/marked/c.0", 0, 200),))
+    return [Segment(0, 0, 200, "c" * 64, hashes, marked, "d" * 64, {"format": "zarr"})]
 
 
 @pytest.mark.parametrize("depth", [1, 63, 64, 65, 100, 100_000])
@@ -213,8 +215,11 @@ def listed() -> dict[str, dict[str, Any]]:
     """The values of a file of each kind."""
     (segment,) = segments()
     segment = Segment(**{**vars(segment), "header": HEADER.plain()})
-    features = Extents("float16", (200, 3, 2, 2), 200, (Run("z", 8, 150), Run("z/y", 0, 50)))
-    committed = Extents("uint8", (200,), 200, (Run("y", 0, 200),))
+    place = f"features.zarr/segment-00000/{array_name(A)}"
+    features = Extents(
+        "float16", (200, 3, 2, 2), 200, (Run(f"{place}/c.0.0.0.0", 8, 150), Run(f"{place}/c.1.0.0.0", 0, 50))
+    )
+    committed = Extents("uint8", (200,), 200, (Run(f"{place}.committed/c.0", 0, 200),))
     array = StoredArray(ArraySpec(A, "b", "float16", (200, 3, 2, 2), 0), features, committed, "e" * 64)
     files = {
         "header": sealed.seal(HEADER.plain()),

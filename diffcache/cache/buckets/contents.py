@@ -47,12 +47,14 @@ class Filled:
         extents: where the rows are.
         held: first row of a range to the range and its checksum.
         head: what the checksum of a range begins with.
+        given: first row of a range to its bytes, checked, where the store's file has none.
     """
 
     what: str
     extents: Extents
     held: Mapping[int, tuple[RowRange, str]]
     head: Callable[[RowRange], bytes]
+    given: Mapping[int, bytes] = field(default_factory=dict, repr=False)
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -183,8 +185,10 @@ class Source:
         """
         told.clear()
         if self.literal is not None:
-            told.append(Piece(0, self.size, hashlib.sha256(self.literal).hexdigest()))
-            yield self.literal
+            for start, stop in cut([0, self.size]):
+                part = self.literal[start:stop]
+                told.append(Piece(start, len(part), hashlib.sha256(part).hexdigest()))
+                yield part
             return
         plain_file(root, self.path)
         fd = open_file(root / self.path)
@@ -218,6 +222,12 @@ class Source:
                     if rows is None:
                         break
                     at = min(end, rows.stop)
+                    if rows.start in filled.given:
+                        values = filled.given[rows.start][(begin - rows.start) * size : (at - rows.start) * size]
+                        spans.append(
+                            _Span(offset + (begin - first) * size, offset + (at - first) * size, values=values)
+                        )
+                        continue
                     if rows.start not in checks:
                         checks[rows.start] = _Check(root, self.path, filled, rows, expected, refuse)
                     check = checks[rows.start]
@@ -332,11 +342,21 @@ class Contents:
     Args:
         store: just opened, or refreshed.
         receipts: those that count; all valid ones of arrays that are there, if they aren't given.
+        besides: those of which only the content hashes count, as the features are in the bucket alone.
+        hashes: segment to first row of a range to its content hashes, where the store has none of them.
     """
 
-    def __init__(self, store: Store, receipts: Iterable[Receipt] | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        receipts: Iterable[Receipt] | None = None,
+        *,
+        besides: Iterable[Receipt] = (),
+        hashes: Mapping[int, Mapping[int, bytes]] | None = None,
+    ) -> None:
         self.store, self.format = store, get_format(store.format)
         self.receipts = [*kept_receipts(store)] if receipts is None else list(receipts)
+        self._hashes = hashes or {}
         self._of_segment: dict[int, dict[int, tuple[RowRange, str]]] = {}
         self._of_array: dict[tuple[int, Setting], dict[int, tuple[RowRange, str]]] = {}
         for receipt in self.receipts:
@@ -344,6 +364,9 @@ class Contents:
             self._of_segment.setdefault(number, {})[rows.start] = (rows, receipt.content)
             for setting, checksum in receipt.settings.items():
                 self._of_array.setdefault((number, setting), {})[rows.start] = (rows, checksum)
+        for receipt in besides:
+            rows = receipt.rows
+            self._of_segment.setdefault(rows.segment, {}).setdefault(rows.start, (rows, receipt.content))
 
     def sources(self) -> Iterator[Source]:
         """All files of features."""
@@ -357,7 +380,8 @@ class Contents:
 
     def _segment(self, segment: Segment) -> Iterator[Source]:
         held = self._of_segment.get(segment.number, {})
-        filled = Filled("the content hashes", segment.content_hash, held, lambda rows: b"")
+        given = self._hashes.get(segment.number, {})
+        filled = Filled("the content hashes", segment.content_hash, held, lambda rows: b"", given)
         mask = np.zeros(segment.rows, np.uint8)
         mask[[row - segment.first_row for row in self.store.marks if row in segment.store_rows]] = 1
         bones = segment_bones(self.store, segment)
@@ -398,10 +422,11 @@ def committed_rows(receipts: Iterable[Receipt]) -> dict[int, dict[Setting, tuple
         for setting in receipt.settings:
             of_setting = held.setdefault(receipt.rows.segment, {}).setdefault(setting, set())
             of_setting.add((receipt.rows.start, receipt.rows.stop))
-    return {number: {setting: _joined(held[number][setting]) for setting in sorted(held[number])} for number in held}
+    return {number: {setting: joined(held[number][setting]) for setting in sorted(held[number])} for number in held}
 
 
-def _joined(stretches: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+def joined(stretches: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Stretches [start, stop), in order, those that touch put together."""
     found: list[tuple[int, int]] = []
     for start, stop in sorted(stretches):
         if found and found[-1][1] >= start:

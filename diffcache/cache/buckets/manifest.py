@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import PurePosixPath
 
-from diffcache.cache.buckets.place import Bucket, Entry
+from diffcache.cache.buckets.place import PART, Bucket, Entry
 from diffcache.cache.files import sealed
 from diffcache.cache.header import Header
 from diffcache.cache.layout import checked_name, segment_name, segment_number
@@ -233,6 +233,8 @@ def _files(values: Plain, where: str) -> dict[str, SmallFile]:
     for path, value in sealed.mapping(values, where).items():  # a hundred thousand receipts
         size, etag, sha256 = _some(value, where, 3)
         _object(path, size, etag, where)
+        if size > sealed.MAX_BYTES:
+            raise CacheError(f"{where}: damaged: {path} has at most {sealed.MAX_BYTES} bytes, found {size}")
         files[path] = SmallFile(size, etag, sha256)
     sealed.digests([one.sha256 for one in files.values()], where)
     return files
@@ -257,7 +259,9 @@ def _data(path: str, value: Plain, where: str) -> DataFile:
         offset, length, sha256 = one
         if sealed.whole(offset, where) != at:
             raise CacheError(f"{where}: damaged: expected a piece of {path} from byte {at} on, found {offset}")
-        pieces.append(Piece(offset, sealed.whole(length, where, low=1), sha256))
+        if sealed.whole(length, where, low=1) > PART:
+            raise CacheError(f"{where}: damaged: a piece of {path} has at most {PART} bytes, found {length}")
+        pieces.append(Piece(offset, length, sha256))
         at += length
     if at != size:
         raise CacheError(f"{where}: damaged: the pieces of {path} have {at} bytes of {size}")

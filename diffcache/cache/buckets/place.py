@@ -18,7 +18,8 @@ from typing import IO, Any, TypeVar
 
 from diffcache.cache.buckets import credentials
 from diffcache.cache.buckets.refusals import Refused, refused
-from diffcache.errors import BucketError, ConfigError, DependencyError, DiffcacheError, MissingError
+from diffcache.cache.files.sealed import MAX_BYTES
+from diffcache.errors import BucketError, CacheError, ConfigError, DependencyError, DiffcacheError, MissingError
 
 SCHEMES = ("s3", "gs", "az", "http", "https", "file")
 PART = 8 * 2**20
@@ -112,15 +113,16 @@ class Bucket:
 
     # --- reading --------------------------------------------------------------------------------
 
-    def get(self, path: str, *, offset: int = 0, length: int | None = None) -> bytes:
+    def get(self, path: str, *, offset: int = 0, length: int | None = None, most: int = MAX_BYTES) -> bytes:
         """The bytes of an object, or ``length`` of them from ``offset`` on: exactly so many.
 
         Raises:
             MissingError: there is no such object.
+            CacheError: all of it is asked for, and it has more than ``most`` bytes.
             BucketError: it cannot be read, or ends before that.
         """
         if length is None:
-            return self.read(path)[0]
+            return self.read(path, most=most)[0]
         if not length:
             return b""
 
@@ -149,20 +151,27 @@ class Bucket:
 
         return self._tried(path, "reading", whole)
 
-    def read(self, path: str) -> tuple[bytes, Entry]:
+    def read(self, path: str, *, most: int = MAX_BYTES) -> tuple[bytes, Entry]:
         """All bytes of an object, and what the bucket tells of it; for small ones.
 
         Raises:
             MissingError: there is no such object.
+            CacheError: it has more than ``most`` bytes; they are not read.
             BucketError: it cannot be read.
         """
 
         def whole() -> tuple[bytes, Entry]:
             got = self._lib.get(self._store, self._prefix + path)
-            data, entry = bytes(got.bytes()), self._entry(got.meta, path)
+            entry, data = self._entry(got.meta, path), bytearray()
+            if entry.size > most:
+                raise CacheError(f"{self.place(path)}: damaged: expected at most {most} bytes, found {entry.size}")
+            for piece in got.stream(min_chunk_size=PART):
+                data += piece
+                if len(data) > entry.size:
+                    break
             if len(data) != entry.size:
                 raise Refused(f"expected {entry.size} bytes, got {len(data)}")
-            return data, entry
+            return bytes(data), entry
 
         return self._tried(path, "reading", whole)
 
@@ -244,7 +253,7 @@ class Bucket:
             except (kinds.PreconditionError, kinds.AlreadyExistsError, FileExistsError):
                 with suppress(FileNotFoundError):  # a try of ours whose answer was lost may have come through
                     got = self._lib.get(self._store, self._prefix + path)
-                    if bytes(got.bytes()) == data:
+                    if got.meta["size"] == len(data) and bytes(got.bytes()) == data:
                         return self._entry(got.meta, path)
                 return None
             except FileNotFoundError:

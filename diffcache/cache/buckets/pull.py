@@ -191,8 +191,8 @@ class _Pull:
             if file is None:
                 raise CacheError(f"{self.there.url}: damaged: its manifest has no {path}; push the store again")
             try:
-                data = self.there.get(path)
-            except MissingError:
+                data = self.there.get(path, most=file.size)
+            except (MissingError, CacheError):
                 data = b""
             self.nbytes += len(data)
             if hashlib.sha256(data).hexdigest() == file.sha256:
@@ -233,14 +233,20 @@ class _Pull:
                     if is_store(self.path)
                     else CacheError(f"{self.path}: this is in the place of the store and is none; move it away")
                 )
-            require_room(self.root, sum(one.size for one in self.manifest.data.values()))
+            pushed = sum(one.size for one in self.manifest.data.values())
+            require_room(self.root, pushed)
             for name, data in self.format.root_files(self.header.attributes()).items():
                 _write(draft / self.format.folder / name, data)
             segments = self._segments(draft)
+            arrays = {
+                segment.number: [self._array(setting, segment, path) for setting, path in self._arrays(segment).items()]
+                for segment in segments
+            }
+            require_room(self.root, pushed + sum(self._unsent(one) for some in arrays.values() for one in some))
             for segment in segments:
                 _write(catalog.segment_path(draft, segment.number), segment.seal())
-                for setting, listing in self._arrays(segment).items():
-                    array = self._array(setting, segment, listing)
+                for array in arrays[segment.number]:
+                    setting = array.spec.setting
                     self._lay_out(draft, array)
                     _write(catalog.array_path(draft, setting, segment=segment.number), array.seal())
                 marks = f"{catalog.MARKS}/{segment_name(segment.number)}.json"
@@ -290,6 +296,11 @@ class _Pull:
     def _array(self, setting: Setting, segment: Segment, path: str) -> StoredArray:
         values = sealed.unseal(self._small(path), self.there.place(path))
         return StoredArray.from_plain(values, self.path / path, setting, segment)
+
+    def _unsent(self, array: StoredArray) -> int:
+        """Bytes of the files of an array that the bucket lacks, as none of their rows are committed."""
+        paths = {run.path for run in array.features.runs} - self.manifest.data.keys()
+        return len(paths) * array.features.chunk_rows * array.features.row_bytes
 
     def _lay_out(self, root: Path, array: StoredArray) -> None:
         """All files of an array below ``root``, whole but for their rows; of a compressed one with them."""
@@ -446,7 +457,8 @@ class _Pull:
                     if setting in store.settings_by_segment[segment.number]:
                         continue
                     array = self._array(setting, segment, listing)
-                    require_room(store.path, array.features.nbytes)
+                    pushed = (self.manifest.data.get(path) for path in array_bones(store, array).files)
+                    require_room(store.path, sum(one.size for one in pushed if one) + self._unsent(array))
                     self._lay_out(draft, array)
                     flush_tree(draft)
                     writer.adopt_array(array, draft / self.format.folder / segment_name(segment.number))
@@ -547,8 +559,8 @@ class _Pull:
     def _gone(self, path: str, data: bytes, extents: Extents, what: str, row: int) -> None:
         """Rows are not what their receipt says: it was pushed again meanwhile, or the bucket is damaged."""
         now = b""
-        with suppress(MissingError):
-            now = self.there.get(path)
+        with suppress(MissingError, CacheError):
+            now = self.there.get(path, most=len(data))
         if now == data:
             raise self._damaged(next(extents.pieces(row, row + 1))[0], what)
         self.on_event(Notice(f"{self.there.url}: {what} was pushed again meanwhile; pull again to have it"))

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffcache.cache import catalog
-from diffcache.cache.buckets.contents import Bones, Contents, Source, committed_rows, kept_receipts, small_files
+from diffcache.cache.buckets.contents import (
+    Bones,
+    Contents,
+    Source,
+    committed_rows,
+    joined,
+    kept_receipts,
+    small_files,
+)
 from diffcache.cache.buckets.manifest import (
     MANIFEST,
     DataFile,
@@ -24,19 +33,24 @@ from diffcache.cache.buckets.manifest import (
 )
 from diffcache.cache.buckets.parallel import JOBS, in_parallel
 from diffcache.cache.buckets.place import Bucket, Entry
+from diffcache.cache.catalog import Ledger, Segment
 from diffcache.cache.files import sealed
 from diffcache.cache.files.disk import read_small
 from diffcache.cache.header import HEADER, Header
-from diffcache.cache.layout import RowRange, segment_name, short_place
+from diffcache.cache.layout import RowRange, array_name, segment_name, short_place
 from diffcache.cache.places import place_of, require_folder
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import NAME, Receipt
 from diffcache.cache.store import Store
 from diffcache.errors import BucketError, CacheError, MissingError
 from diffcache.events import Notice, OnEvent, Progress, ignore
+from diffcache.setting import Setting
 
 SAVE_SECONDS = 20.0
 """How often what was sent is written down, so that a push that is killed does not send it again."""
+
+_SURE_SECONDS = 0.5
+"""So often it is asked between receipts, which are small and many, whether somebody else has begun to push."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +100,7 @@ def push_store(
 
     Raises:
         CacheError: the store is damaged; a range was written again meanwhile; or the bucket has another store in its
-            place, or rows that this one lacks.
+            place, features of other images, or rows that this one lacks.
         BucketError: the bucket cannot be reached, refuses, or somebody else pushes the same store.
         MissingError: there is no such store.
     """
@@ -111,7 +125,13 @@ class _Push:
         self.files: dict[str, SmallFile] = {}
         self.data: dict[str, DataFile] = {}
         self.receipts: dict[str, Receipt] = {}  # those that are in the bucket
+        self.segments: dict[int, Segment] = {}  # as the bucket has them
+        self.others: list[Receipt] = []  # of settings that have no array here, and stay
+        self.hashes: dict[int, dict[int, bytes]] = {}  # content hashes of theirs that are not here
         self.entry: Entry | None = None
+        self.listing: dict[str, Entry] = {}  # what was there when this began
+        self.saving = threading.Lock()  # held while the manifest is replaced
+        self.alone = -math.inf  # when the manifest was seen to be ours
         self.saved = time.monotonic()
         self.sent = self.nbytes = 0
 
@@ -119,7 +139,7 @@ class _Push:
 
     def run(self, *, whole_chunks: bool) -> Pushed:
         """All of it."""
-        listing = {entry.path: entry for entry in self.there.list()}
+        listing = self.listing = {entry.path: entry for entry in self.there.list()}
         old = self._manifest(listing)
         self._known(old, listing)
         local = list(kept_receipts(self.store))
@@ -128,14 +148,14 @@ class _Push:
         self._adopt(local, sealed_receipts, listing)
         stale, kept = self._stale(listing)
 
-        contents = Contents(self.store, local)
-        sources = list(contents.sources())
+        sources = list(self._contents(local).sources())
         if whole_chunks:
             local, sources = self._whole(local, sources)
         # room for rows that nobody has computed yet is not sent
         sources = [one for one in sources if one.path in self.data or not one.empty]
         data = [one for one in sources if one.path not in self.data or self.data[one.path].content != one.content]
         small = self._small(listing, {one.path for one in sources} | self.data.keys())
+        self._withdraw(small, listing, stale, kept)
         receipts = [one for one in local if _path(one) not in self.receipts]
         withheld = len(sealed_receipts) - len({_path(one) for one in local} & sealed_receipts.keys())
         said = old is not None and (old.files, old.data) == (self.files, self.data)
@@ -193,11 +213,12 @@ class _Push:
             path = f"{catalog.SEGMENTS}/{segment_name(segment.number)}.json"
             if path in listing:
                 where = self.there.place(path)
-                said = sealed.unseal(self.there.get(path), where)
-                if (said.get("samples"), said.get("rows")) != (segment.samples, segment.rows):
-                    raise CacheError(
-                        f"{self.there.place(path)}: other images than those of {store.path}; push to another URL"
-                    )
+                said = Segment.from_plain(
+                    sealed.unseal(self.there.get(path), where), catalog.segment_path(store.path, segment.number)
+                )
+                if (said.samples, said.rows) != (segment.samples, segment.rows):
+                    raise CacheError(f"{where}: other images than those of {store.path}; push to another URL")
+                self.segments[segment.number] = said
         later = f"{catalog.SEGMENTS}/{segment_name(len(store.segments))}.json"
         if later in listing:
             raise self._behind("rows that were added")
@@ -227,9 +248,10 @@ class _Push:
         What they say of settings that have no array here stays: these were removed here, or came from elsewhere.
 
         Raises:
-            CacheError: rows that they speak of are not committed here.
+            CacheError: rows that they speak of are not committed here, or the images of these are others here.
         """
         going, staying = [], []
+        afar: list[tuple[str, Receipt, SmallFile]] = []
         others = [p for p in listing if p.startswith(f"{RECEIPTS}/") and p not in self.receipts]
         for path, data in in_parallel(self._read, [path for path in others if _is_receipt(path)], jobs=self.jobs):
             if data is None:
@@ -238,28 +260,104 @@ class _Push:
                 receipt = Receipt.unseal(data, self.there.place(path))
                 if _path(receipt) != path or receipt.fingerprint != self.store.fingerprint:
                     raise CacheError("of another place")
+                if receipt.rows.segment < len(self.store.segments):
+                    segment = self.store.segments[receipt.rows.segment]
+                    probe = Ledger([segment], step=self.store.range_rows, fingerprint=self.store.fingerprint)
+                    probe.add(receipt)
             except CacheError:  # it speaks of nothing
                 going.append(path)
                 continue
             if receipt.rows.segment >= len(self.store.segments):
                 raise self._behind("rows that were added")
             mine = frozenset(receipt.settings) & self.store.settings_by_segment[receipt.rows.segment]
-            here = {s: sum_ for one in self.store.ledger.at(receipt.rows) for s, sum_ in one.settings.items()}
+            held = self.store.ledger.at(receipt.rows)
+            here = {s: sum_ for one in held for s, sum_ in one.settings.items()}
             lacking = sorted(mine - here.keys())
             if lacking:
                 raise self._behind(f"{receipt.rows} of {', '.join(map(str, lacking[:3]))}")
-            if mine != receipt.settings.keys() and all(here[s] == receipt.settings[s] for s in mine):
-                size, sha256, _ = _facts(data)
-                self.files[path] = SmallFile(size, listing[path].etag, sha256)
-                self.receipts[path] = receipt
-                continue
-            going.append(path)
             left = receipt.without(mine)
-            if left is not None:
-                staying.append(left)
+            if left is not None and any(one.content != left.content for one in held):
+                what = f"features there ({next(iter(left.settings))}) are of other images than those of"
+                raise CacheError(f"{self.there.url}: {what} {self.store.path} in {receipt.rows}; push to another URL")
+            size, sha256, _ = _facts(data)
+            file = SmallFile(size, listing[path].etag, sha256)
+            if left is None or any(here[s] != receipt.settings[s] for s in mine):
+                going.append(path)
+                if left is not None:
+                    staying.append(left)
+                    self.others.append(left)
+            elif held:
+                self._keep(path, receipt, file)
+            else:
+                afar.append((path, receipt, file))
+        going += self._keep_afar(afar)
         for path in going:
             self.files.pop(path, None)
         return going, staying
+
+    def _keep(self, path: str, receipt: Receipt, file: SmallFile) -> None:
+        self.files[path], self.receipts[path] = file, receipt
+        self.others.append(receipt)
+
+    def _keep_afar(self, receipts: list[tuple[str, Receipt, SmallFile]]) -> list[str]:
+        """Keep receipts of the bucket whose rows have none here, with the content hashes that are there.
+
+        Returns:
+            Paths of those that speak of content hashes that are not there.
+        """
+        gone = []
+        for number in sorted({receipt.rows.segment for _, receipt, _ in receipts}):
+            some = [one for one in receipts if one[1].rows.segment == number]
+            hashes = self._hashes_there(number, [receipt.rows for _, receipt, _ in some])
+            for path, receipt, file in some:
+                data = hashes.get(receipt.rows.start, b"")
+                if hashlib.sha256(data).hexdigest() != receipt.content:
+                    gone.append(path)
+                    continue
+                self._keep(path, receipt, file)
+                self.hashes.setdefault(number, {})[receipt.rows.start] = data
+        return gone
+
+    def _hashes_there(self, number: int, wanted: list[RowRange]) -> dict[int, bytes]:
+        """First row to the content hashes that the bucket has, of ranges of a segment."""
+        if number not in self.segments:
+            return {}
+        extents, found = self.segments[number].content_hash, {}
+        for start, stop in joined((rows.start, rows.stop) for rows in wanted):
+            try:
+                parts = (
+                    self.there.get(path, offset=offset, length=(end - first) * extents.row_bytes)
+                    for path, offset, first, end in extents.pieces(start, stop)
+                )
+                data = b"".join(parts)
+            except MissingError:
+                continue
+            for rows in wanted:
+                if start <= rows.start < stop:
+                    low, high = (row - start for row in (rows.start, rows.stop))
+                    found[rows.start] = data[low * extents.row_bytes : high * extents.row_bytes]
+        return found
+
+    def _contents(self, receipts: list[Receipt]) -> Contents:
+        return Contents(self.store, receipts, besides=self.others, hashes=self.hashes)
+
+    def _withdraw(
+        self, small: Mapping[str, bytes], listing: Mapping[str, Entry], stale: list[str], kept: list[Receipt]
+    ) -> None:
+        """Have receipts go, and come again, whose rows are to lie elsewhere: another listing is sent than is there."""
+        for number, segment in self.segments.items():
+            elsewhere = segment.content_hash != self.store.segments[number].content_hash
+            if elsewhere and any(one.rows.segment == number for one in self.others):
+                raise self._behind("settings of a segment whose files differ")
+            sent = small.keys() & listing.keys()
+            moved = {s for s in self.store.settings_by_segment[number] if _listing(s, number) in sent}
+            for path, receipt in list(self.receipts.items()):
+                if receipt.rows.segment == number and (elsewhere or not moved.isdisjoint(receipt.settings)):
+                    stale.append(path)
+                    del self.files[path], self.receipts[path]
+                    left = receipt.without(self.store.settings_by_segment[number])
+                    if left is not None:
+                        kept.append(left)
 
     def _read(self, path: str) -> bytes | None:
         try:
@@ -281,7 +379,7 @@ class _Push:
             if _path(receipt) in self.receipts or paths.isdisjoint(partial):
                 held.append(receipt)
         # what is beside the features says what the receipts say that go with it
-        small = {one.path: one for one in Contents(self.store, held).sources()}
+        small = {one.path: one for one in self._contents(held).sources()}
         chosen = []
         for one in sources:
             if one.path in partial:
@@ -340,6 +438,9 @@ class _Push:
                 self.on_event(Progress(self.task, min(done, total), total, "bytes"))
 
         self.save()  # from here on, whoever pushes the same store hears that we do
+        now_there = {entry.path: entry for entry in self.there.list() if entry.path != MANIFEST}
+        if now_there != {path: entry for path, entry in self.listing.items() if path != MANIFEST}:
+            raise self._not_alone()
         for receipt in kept:
             path, file = self._put_receipt(receipt)
             self.files[path], self.receipts[path] = file, receipt
@@ -353,6 +454,7 @@ class _Push:
             self.data[one.path] = result
             self._counted(one.size)
         for path, content in small.items():  # few, and their order matters: the header last
+            self._require_alone()
             entry = self.there.put(path, content)
             self.files[path] = SmallFile(len(content), entry.etag, hashlib.sha256(content).hexdigest())
             told(len(content))
@@ -376,11 +478,13 @@ class _Push:
                     told(at - most)
                     most = at
 
+        self._require_alone()
         entry = self.there.put_pieces(source.path, source.size, read)
         return DataFile(source.size, entry.etag, source.content, tuple(pieces))
 
     def _put_receipt(self, receipt: Receipt) -> tuple[str, SmallFile]:
         data, path = receipt.seal(), _path(receipt)
+        self._require_alone(within=_SURE_SECONDS)
         entry = self.there.put(path, data)
         return path, SmallFile(len(data), entry.etag, hashlib.sha256(data).hexdigest())
 
@@ -416,17 +520,44 @@ class _Push:
             files=self.files,
             data=self.data,
         )
-        self.entry = self.there.swap(MANIFEST, manifest.seal(), self.entry)
+        with self.saving:
+            self.entry = self.there.swap(MANIFEST, manifest.seal(), self.entry)
         if self.entry is None:
-            raise BucketError(
-                f"{self.there.url}: somebody else pushes this store, or did a moment ago; push again when that is done"
-            )
+            raise self._not_alone()
         # one of a hundred thousand receipts is large: the writing of it is to take a tenth of the time at most
         self.saved = time.monotonic() + 9 * (time.monotonic() - begun)
+
+    def _not_alone(self) -> BucketError:
+        return BucketError(
+            f"{self.there.url}: somebody else pushes this store, or did a moment ago; push again when that is done"
+        )
+
+    def _require_alone(self, *, within: float = 0.0) -> None:
+        """Before others' bytes could be replaced: refuse if somebody has begun to push this store since we did.
+
+        Args:
+            within: seconds since that was seen last, in which the bucket isn't asked.
+
+        Raises:
+            BucketError: somebody has.
+        """
+        while (begun := time.monotonic()) - self.alone >= within:
+            known = self.entry
+            there = self.there.head(MANIFEST)
+            if known and there and (there.etag == known.etag or None in (there.etag, known.etag)):
+                self.alone = begun
+                return
+            with self.saving:  # or it was our own, written meanwhile
+                if self.entry is known or self.entry is None:
+                    raise self._not_alone()
 
 
 def _path(receipt: Receipt) -> str:
     return f"{RECEIPTS}/{segment_name(receipt.rows.segment)}/{receipt.name}"
+
+
+def _listing(setting: Setting, segment: int) -> str:
+    return f"{catalog.ARRAYS}/{segment_name(segment)}/{array_name(setting)}.json"
 
 
 def _is_receipt(path: str) -> bool:

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -117,6 +117,14 @@ class Extents:
         if any(run.offset + run.rows * extents.row_bytes >= 2**63 for run in extents.runs):
             raise CacheError(f"{where}: damaged: a run ends at 2**63 bytes or more, where no file does")
         return extents
+
+
+def overlap(*arrays: Extents) -> str | None:
+    """The file in which two runs of some arrays have bytes in common; None where there is none."""
+    spans = sorted(
+        (run.path, run.offset, run.offset + run.rows * extents.row_bytes) for extents in arrays for run in extents.runs
+    )
+    return next((one[0] for one, after in pairwise(spans) if one[0] == after[0] and after[1] < one[2]), None)
 
 
 def _run(values: Plain, where: str | Path) -> Run:

@@ -180,6 +180,11 @@ class Hdf5Format:
         """One file."""
         return [f"{self.folder}/{segment_name(segment)}/{array_name(setting)}.h5"]
 
+    def strange_files(self, paths: Iterable[str], setting: Setting | None, *, segment: int) -> list[str]:
+        """All but the one file."""
+        name = _SAMPLES if setting is None else f"{array_name(setting)}.h5"
+        return [path for path in paths if path != f"{self.folder}/{segment_name(segment)}/{name}"]
+
     def sample_tables(self, root: Path, *, segment: int) -> Iterator[tuple[list[str], list[int]]]:
         """The file of the samples and that of each array."""
         folder = root / self.folder / segment_name(segment)

@@ -159,6 +159,15 @@ class Format(Protocol):
     def array_files(self, setting: Setting, *, segment: int, chunks: int) -> list[str]:
         """Every file of an array of so many chunks, relative to the store."""
 
+    def strange_files(self, paths: Iterable[str], setting: Setting | None, *, segment: int) -> list[str]:
+        """Those of some paths, relative to the store, that cannot be files of an array's rows.
+
+        Args:
+            paths: any.
+            setting: of the array; None for the segment's own, content hashes and marks.
+            segment: its number.
+        """
+
     def read_samples(self, root: Path, *, segment: int) -> tuple[list[str], list[int]]:
         """Ids and labels of a segment."""
 

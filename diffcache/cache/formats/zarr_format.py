@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from diffcache.setting import Setting
 COMMITTED = ".committed"
 _OWN = ("zarr.json", "id", "label", "content_hash", "marked")
 _KEYS = {"name": "default", "separator": "."}
+_CHUNK = re.compile(r"c(\.[0-9]+)+")
 _FRAME = 16
 """Bytes of a Blosc frame beside those of its values, where they could not be made fewer."""
 _COUNT = 4
@@ -177,6 +179,15 @@ class ZarrFormat:
         place = f"{self.folder}/{segment_name(segment)}/{array_name(setting)}"
         features = [f"{place}/c.{number}.0.0.0" for number in range(chunks)]
         return [f"{place}/zarr.json", *features, f"{place}{COMMITTED}/zarr.json", f"{place}{COMMITTED}/c.0"]
+
+    def strange_files(self, paths: Iterable[str], setting: Setting | None, *, segment: int) -> list[str]:
+        """All but chunk files of the two arrays."""
+        names = (
+            ("content_hash", "marked") if setting is None else (array_name(setting), array_name(setting) + COMMITTED)
+        )
+        own = {f"{self.folder}/{segment_name(segment)}/{name}" for name in names}
+        split = ((path, path.rpartition("/")) for path in paths)
+        return [path for path, (folder, _, file) in split if folder not in own or not _CHUNK.fullmatch(file)]
 
     def sample_tables(self, root: Path, *, segment: int) -> Iterator[tuple[list[str], list[int]]]:
         """There is one copy."""

@@ -61,6 +61,8 @@ WRONG: dict[str, Any] = {
     "data that is none of features": {"data": {"store.json": [0, None, SHA, []]}},
     "pieces with a gap": {"data": {CHUNK: [7, None, SHA, [[0, 3, SHA], [4, 3, SHA]]]}},
     "pieces that end early": {"data": {CHUNK: [7, None, SHA, [[0, 3, SHA]]]}},
+    "a JSON file larger than any": {"files": {"store.json": [2**28 + 1, None, SHA]}},
+    "a large piece": {"data": {CHUNK: [2**23 + 1, None, SHA, [[0, 2**23 + 1, SHA]]]}},
     "an empty piece": {"data": {CHUNK: [0, None, SHA, [[0, 0, SHA]]]}},
     "rows that overlap": {"committed": {"segment-00000": {"t90/b24/pool2": [[0, 5], [4, 6]]}}},
     "no rows": {"committed": {"segment-00000": {"t90/b24/pool2": [[5, 5]]}}},

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
+from functools import partial, partialmethod
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from diffcache.cache import Store, convert_store, open_cache, verify_store
-from diffcache.cache.buckets.manifest import list_store, read_stores
+from diffcache.cache import Store, convert_store, layout, open_cache, verify_store
+from diffcache.cache.buckets import pull, push
+from diffcache.cache.buckets.manifest import Manifest, SmallFile, list_store, read_stores
 from diffcache.cache.buckets.place import Bucket
 from diffcache.cache.buckets.pull import pull_cache
 from diffcache.cache.buckets.push import push_cache, push_store
-from diffcache.cache.files.extents import RawFiles
-from diffcache.cache.layout import RowRange
+from diffcache.cache.files.extents import RawFiles, Run
+from diffcache.cache.formats.protocol import get_format
+from diffcache.cache.layout import RowRange, array_name
 from diffcache.errors import BucketError, CacheError, MissingError
+from tests.cache import toy
 from tests.cache.buckets.checks import ROWS, a_store, described, receipts_in, truthful
 from tests.cache.toy import LARGE, OTHER, SMALL, create, fill, samples, values, write_range
 
@@ -182,6 +187,79 @@ def test_another_store_in_its_place(tmp_path: Path, url: str) -> None:
         pull_cache(url, tmp_path / "c")
 
 
+def test_features_of_other_images_in_its_place(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever removes a store, changes the images and extracts another setting must not mix both in the bucket."""
+    old = a_store(tmp_path / "a", "zarr")
+    bucket = Bucket(url)
+    there = bucket.below(push_store(old, bucket).place)
+    before = [(entry.path, entry.etag) for entry in there.list()]
+    monkeypatch.setattr(toy, "hashes", lambda rows, first=0, hashes=toy.hashes: hashes(rows, first=first + ROWS))
+    _, new = create(tmp_path / "b", "zarr", rows=ROWS)
+    fill(new, [OTHER], leave=2)
+    with pytest.raises(CacheError, match=r"of other images than those of .* push to another URL"):
+        push_store(new, bucket)
+    assert [(entry.path, entry.etag) for entry in there.list()] == before
+    assert truthful(there, old) == len(old.receipts)
+    same(old, pulled(url, tmp_path / "c"))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("whole_chunks", [True, False])
+def test_settings_of_one_store_come_from_two_places(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, format: str, whole_chunks: bool
+) -> None:
+    """What the bucket alone has stays true while another setting of the same images is extracted and pushed."""
+    old = a_store(tmp_path / "a", format, leave=1)
+    bucket = Bucket(url)
+    there = bucket.below(push_store(old, bucket).place)
+    _, new = create(tmp_path / "b", format, rows=ROWS)
+    for leave in (3, 2, 0):
+        fill(new, [OTHER], leave=leave)
+        push_store(new, bucket, whole_chunks=whole_chunks and leave > 0)
+        described(there)
+        assert truthful(there, old) == len(old.receipts) + (0 if whole_chunks and leave else len(new.receipts))
+    both = pulled(url, tmp_path / "c")
+    assert both.receipts == sorted((*old.receipts, *new.receipts), key=lambda one: (one.rows, one.name))
+    assert verify_store(both).damage == ()
+    # where its images turn out to be others, what is there stays as it is
+    monkeypatch.setattr(toy, "hashes", lambda rows, first=0, hashes=toy.hashes: hashes(rows, first=first + ROWS))
+    _, wrong = create(tmp_path / "d", format, rows=ROWS)
+    with wrong.writing() as writer:
+        writer.add_arrays({OTHER: toy.SHAPES[OTHER]})
+    with pytest.raises(CacheError, match="lacks"):
+        push_store(wrong, bucket)
+    assert truthful(there, both) == len(both.receipts)
+
+
+def test_receipts_go_while_their_rows_move(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A push that is killed as it replaces files whose rows lie elsewhere now, as after a repair of a store."""
+    store = a_store(tmp_path / "a", "zarr")
+    bucket = Bucket(url)
+    there = bucket.below(push_store(store, bucket).place)
+    other = tmp_path / "b" / store.path.relative_to(tmp_path / "a")
+    monkeypatch.setattr(layout, "CHUNK_BYTES", 32 * 1024)
+    again = a_store(tmp_path / "b", "zarr")
+    for receipt in store.receipts:
+        (other / receipt.path(store.path).relative_to(store.path)).write_bytes(receipt.seal())
+    again = Store.open(again.path)
+    assert again.receipts == store.receipts
+    put = Bucket.put
+
+    def killed(self: Bucket, path: str, data: bytes):
+        if path.startswith("arrays/"):
+            raise KeyboardInterrupt
+        return put(self, path, data)
+
+    monkeypatch.setattr(Bucket, "put", killed)
+    with pytest.raises(KeyboardInterrupt):
+        push_store(again, bucket)
+    truthful(there, again)
+    monkeypatch.setattr(Bucket, "put", put)
+    push_store(again, bucket)
+    assert truthful(there, again) == len(again.receipts)
+    same(again, pulled(url, tmp_path / "c"))
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_damaged_object_is_refused_and_named(tmp_path: Path, url: str, format: str) -> None:
     store = a_store(tmp_path / "a", format)
@@ -238,6 +316,65 @@ def test_two_who_push_the_same(tmp_path: Path, url: str, monkeypatch: pytest.Mon
         push_store(store, bucket)
 
 
+@pytest.mark.parametrize("at", ["pool2/c.1.", "content_hash/c.", "receipts/"])
+@pytest.mark.parametrize("new", [True, False])
+def test_who_has_to_stop_leaves_nothing_under_receipts_of_others(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, at: str, new: bool
+) -> None:
+    """Another one, with other bytes of the same rows, begins and ends its push while one is under way."""
+    bucket = Bucket(url)
+    first = a_store(tmp_path / "a", "zarr", leave=2)
+    there = bucket.below("/".join(first.path.parts[-3:]))
+    if not new:
+        push_store(first, bucket)
+    fill(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(toy, "values", lambda *args, right=toy.values, **kwargs: right(*args, **kwargs) + 1)
+        other = a_store(tmp_path / "b", "zarr")
+    meanwhile, head = [other], Bucket.head
+    seen: list[str] = []
+    send = {name: getattr(Bucket, name) for name in ("put", "put_pieces")}
+
+    def sending(name: str, self: Bucket, path: str, *args: object) -> object:
+        seen.append(path)
+        return send[name](self, path, *args)
+
+    def asked(self: Bucket, path: str) -> object:
+        """The other one pushes after the object before, and so before the look ahead of the next."""
+        if meanwhile and any(at in path for path in seen):
+            push_store(meanwhile.pop(), bucket, jobs=1)
+        return head(self, path)
+
+    for name in send:
+        monkeypatch.setattr(Bucket, name, partialmethod(partial(sending, name)))
+    monkeypatch.setattr(Bucket, "head", asked)
+    monkeypatch.setattr(push, "_SURE_SECONDS", 0.0)
+    with pytest.raises(BucketError, match="somebody else pushes this store"):
+        push_store(first, bucket, jobs=1)
+    assert not meanwhile
+    assert truthful(there, other) == len(other.receipts)
+    described(there)
+
+
+def test_what_somebody_else_sends_before_a_push_begins_is_seen(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, bucket = a_store(tmp_path / "a", "zarr"), Bucket(url)
+    there, swap = bucket.below("/".join(store.path.parts[-3:])), Bucket.swap
+
+    def late(self: Bucket, path: str, data: bytes, old: object) -> object:
+        if path == "manifest.json":
+            there.put(store.array(LARGE, segment=0).features.runs[0].path, b"of another push")
+        return swap(self, path, data, old)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "swap", late)
+        with pytest.raises(BucketError, match="somebody else pushes this store"):
+            push_store(store, bucket)
+    push_store(store, bucket)
+    assert truthful(there, store) == len(store.receipts)
+
+
 def test_a_cache_of_several(tmp_path: Path, url: str) -> None:
     a_store(tmp_path / "a", "zarr")
     a_store(tmp_path / "a", "zarr", split="test")
@@ -248,3 +385,74 @@ def test_a_cache_of_several(tmp_path: Path, url: str) -> None:
         pull_cache(url, tmp_path / "b", stores=["toys/val"])
     with pytest.raises(MissingError, match="nothing was pushed there"):
         pull_cache(f"{url}/elsewhere", tmp_path / "b")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("where", ["another array", "the header", "the segment", "metadata"])
+def test_a_bucket_whose_rows_lie_in_files_of_others(tmp_path: Path, url: str, format: str, where: str) -> None:
+    """What it has under its checksums is right, and would be written over what is committed here."""
+    _, store = create(tmp_path / "a", format, rows=ROWS)
+    fill(store, [LARGE])
+    store = Store.open(store.path)
+    _, hostile = create(tmp_path / "b", format, rows=ROWS)
+    fill(hostile, [OTHER])
+    hostile = Store.open(hostile.path)
+    bucket = Bucket(url)
+    there = bucket.below(push_store(hostile, bucket).place)
+    path = {
+        "another array": store.array(LARGE, segment=0).features.runs[0].path,
+        "the header": "store.json",
+        "the segment": store.segments[0].content_hash.runs[0].path,
+        "metadata": f"{get_format(format).folder}/segment-00000/{array_name(OTHER)}.committed/zarr.json",
+    }[where]
+    array = hostile.array(OTHER, segment=0)
+    features = replace(array.features, runs=(Run(path, 0, ROWS),))
+    name = f"arrays/segment-00000/{array_name(OTHER)}.json"
+    data = replace(array, features=features).seal()
+    there.put(name, data)
+    manifest, entry = Manifest.read(there)
+    said = SmallFile(len(data), None, hashlib.sha256(data).hexdigest())
+    there.swap("manifest.json", replace(manifest, files={**manifest.files, name: said}).seal(), entry)
+    before = {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
+    with pytest.raises(CacheError, match=f"{name}: damaged: '{path}' is no file that holds its rows"):
+        pull_cache(url, tmp_path / "a")
+    after = {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file() and path.name != "lock"}
+    assert after == {path: data for path, data in before.items() if path.name != "lock"}
+    with pytest.raises(CacheError, match="is no file that holds its rows"):
+        pull_cache(url, tmp_path / "c")
+
+
+@pytest.mark.parametrize("what", ["stores.json", "manifest.json", "store.json", "segments", "arrays", "receipts"])
+def test_objects_larger_than_they_are_said_to_be_are_not_read(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terabyte of zeros in place of a small file: whoever reads it whole has no room for it."""
+    (tmp_path / "bucket").mkdir()
+    url = f"file://{tmp_path / 'bucket'}"
+    push_store(a_store(tmp_path / "a", "zarr"), url)
+    found = sorted(path for path in (tmp_path / "bucket").rglob("*.json") if what in path.parts[-3:])
+    with found[0].open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(CacheError, match=rf"{found[0].name}: damaged: "):
+        pull_cache(url, tmp_path / "b")
+    if what in ("stores.json", "manifest.json"):
+        monkeypatch.setenv("DIFFCACHE_MIRROR", str(tmp_path / "mirrors"))
+        with pytest.raises(CacheError, match=rf"{found[0].name}: damaged: "):
+            open_cache(url)
+
+
+def test_room_is_asked_for_what_was_not_pushed_too(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, store = create(tmp_path / "a", "zarr", rows=ROWS)
+    with store.writing() as writer:
+        writer.add_arrays({LARGE: (16, 2, 2)})
+    push_store(store, url)
+    asked: list[int] = []
+    monkeypatch.setattr(pull, "require_room", lambda folder, needed: asked.append(needed))
+    pulled(url, tmp_path / "b")
+    size = sum(path.stat().st_size for path in (tmp_path / "b").rglob("features.zarr/**/*") if path.is_file())
+    assert max(asked) == size > store.array(LARGE, segment=0).features.nbytes
+    fill(create(tmp_path / "c", "zarr", rows=ROWS)[1], [SMALL])
+    asked.clear()
+    copy = pulled(url, tmp_path / "c")
+    files = [path for path in copy.path.rglob(f"*/{array_name(LARGE)}*/**/*") if path.is_file()]
+    assert max(asked) == sum(path.stat().st_size for path in files)

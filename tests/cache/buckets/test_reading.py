@@ -79,7 +79,8 @@ def features(cache: Cache, setting: Any = toy.LARGE, **options: Any) -> Features
 
 
 def chunk_files(root: Path) -> list[Path]:
-    return [path for path in (root / ".chunks").iterdir() if len(path.name) == 64]
+    """Whole chunks; none where no download has begun yet, and so made the folder."""
+    return [path for path in (root / ".chunks").glob("*") if len(path.name) == 64]
 
 
 INDEXES: dict[str, Any] = {
