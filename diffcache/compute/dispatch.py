@@ -96,7 +96,7 @@ class Dispatch(Generic[T]):
         accept: counts in what came of a task, in this thread.
         say: hears of workers that are left out, or gone.
         ahead: tasks in flight for each worker: what it does, and what comes next.
-        deaths: how often Dask may give a task up, as all workers died that it was given to, before we do.
+        deaths: workers that may die while they have a task before it is given up.
         remedy: what to do where a task kills its workers, for the error.
     """
 
@@ -137,7 +137,8 @@ class Dispatch(Generic[T]):
             while True:
                 if stop():
                     return False
-                self._look()
+                for left in self._look():
+                    queue.again(left)
                 while len(self._flying) < self._ahead * max(1, len(self._workers)):
                     worker = self._idlest()
                     if (task := queue.next(worker)) is None:
@@ -150,10 +151,10 @@ class Dispatch(Generic[T]):
         finally:
             self._cancel()
 
-    def _look(self) -> None:
-        """Which workers there are now; they come and go."""
+    def _look(self) -> list[T]:
+        """Which workers there are now; they come and go. The tasks of those that are gone, which must run again."""
         if time.monotonic() - self._looked < _LOOK_SECONDS:
-            return
+            return []
         there = self._cluster.workers()
         if there and not set(there) - set(self._refused) and not self._suited:
             raise ClusterError(
@@ -164,6 +165,18 @@ class Dispatch(Generic[T]):
             self._say(f"no worker is left at {self._cluster} that can take part; waiting for one")
         self._workers = suited
         self._looked = time.monotonic()
+        return self._left_behind(set(there))
+
+    def _left_behind(self, there: set[str]) -> list[T]:
+        """Tasks sent to workers that are gone: where there was none at that moment, Dask would keep them for ever."""
+        again: list[T] = []
+        for key, (future, task, order, worker) in list(self._flying.items()):
+            if worker is not None and worker not in there and future.status == "pending":
+                del self._flying[key]
+                future.release()
+                self._died(order, 1)
+                again.append(task)
+        return again
 
     def _idlest(self) -> str | None:
         """The worker that has the least to do; None where there is none."""
@@ -186,7 +199,7 @@ class Dispatch(Generic[T]):
                 priority=-self._number,
                 # Another one where that is gone, or has more to do than others; who cannot take part sends it back.
                 workers=None if worker is None else [worker],
-                allow_other_workers=True,
+                allow_other_workers=worker is not None,
             )
         self._flying[key] = (future, task, order, worker)
         future.add_done_callback(self._ended.put)
@@ -201,6 +214,8 @@ class Dispatch(Generic[T]):
             except Empty:
                 return again
             wait = 0.0
+            if future.key not in self._flying:  # it was sent again meanwhile
+                continue
             _, task, order, _ = self._flying[future.key]
             try:
                 counted = self._count(future, task, order)
@@ -230,16 +245,20 @@ class Dispatch(Generic[T]):
                 self._looked = 0.0
             return False
         except KilledWorker as error:
-            deaths = self._deaths[order.name] = self._deaths.get(order.name, 0) + 1
-            if deaths >= self._most_deaths:
-                raise ClusterError(
-                    f"{self._cluster}: {deaths * (error.allowed_failures + 1)} workers died while they had "
-                    f"{order.what}; the usual cause is that they run out of memory: {self._remedy}"
-                ) from None
+            self._died(order, error.allowed_failures + 1)
             return False
         self._suited = True
         self._accept(task, done)
         return True
+
+    def _died(self, order: Order, count: int) -> None:
+        """So many workers have died while they had a task; it may be none of its doing."""
+        deaths = self._deaths[order.name] = self._deaths.get(order.name, 0) + count
+        if deaths > self._most_deaths:
+            raise ClusterError(
+                f"{self._cluster}: {deaths} workers died while they had {order.what}; the usual cause is that they run "
+                f"out of memory: {self._remedy}"
+            )
 
     def _cancel(self) -> None:
         """Nothing of it goes on where it can be helped; what is done all the same does no harm."""

@@ -15,7 +15,7 @@ _A_WORKER = 2
 """Parts in flight for each worker: the one in hand, and the next."""
 
 MOST_DEATHS = 3
-"""Workers that may die with a part before it is given up; for :func:`diffcache.compute.cluster.open_cluster`."""
+"""Workers that may die with a part before it is given up."""
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -54,7 +54,7 @@ def each_on(
         accept=take,
         say=lambda text: on_event(Notice(text)),
         ahead=_A_WORKER,
-        deaths=1,  # Dask counts them
+        deaths=MOST_DEATHS,
         remedy="give workers more",
     )
     try:

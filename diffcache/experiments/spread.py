@@ -110,7 +110,7 @@ class Spread:
             accept=accept,
             say=lambda text: self._on_event(Notice(text)),
             ahead=_A_WORKER,
-            deaths=1,  # Dask counts them
+            deaths=_DEATHS,
             remedy="give workers more, or use fewer or smaller heads; what was trained is kept, and the same command "
             "goes on from there",
         )

@@ -17,8 +17,8 @@ from diffcache.extraction.outcome import Account
 _A_WORKER = 3
 """Tasks in flight for each worker: what it computes, what comes next, and one more while receipts travel."""
 
-_DEATHS = 3
-"""How often Dask may give a task up, as all workers died that it was given to, before we do."""
+_DEATHS = 20
+"""Workers that may die while they have a task: it may well be none of its doing."""
 
 
 class Dispatch:
