@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,7 +124,7 @@ class Writer:
     def _add_array(self, spec: ArraySpec) -> None:
         store, number = self.store, spec.segment
         self._revoke(spec)
-        samples = self._samples_of(store.segments[number])
+        samples = partial(self._samples_of, store.segments[number])
         draft = self._tmp / f"array-{number:05d}"
         remove(draft)
         make_folder(draft)
@@ -335,7 +336,7 @@ class Writer:
                 )
             with disk_full(draft, 0):
                 extents = self._format.create_array(
-                    draft, spec, self._samples_of(segment), self.store.header.attributes()
+                    draft, spec, partial(self._samples_of, segment), self.store.header.attributes()
                 )
             array = self._stored(spec, *extents, draft, list(draft.iterdir()))
             entries = [place / path.name for path in draft.iterdir()]

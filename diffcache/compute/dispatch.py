@@ -16,6 +16,7 @@ from diffcache.compute.cluster import Cluster, lost
 from diffcache.errors import ClusterError
 
 _POLL_SECONDS = 0.5
+_RESULT_SECONDS = 5.0  # for a receipt to travel
 _LOOK_SECONDS = 2.0  # between looks at which workers there are
 
 T = TypeVar("T")
@@ -42,12 +43,14 @@ class Order:
     """A task as it is sent.
 
     Attributes:
-        name: whose dots and digits Dask takes for part of the key, and shows; the same when it is sent again.
+        kind: what Dask shows it as; few, as it keeps something of each of them.
+        name: that no other task has; the same when it is sent again.
         what: what it is about, for people.
         function: what a worker calls; it can be pickled.
         args: its arguments, small ones.
     """
 
+    kind: str
     name: str
     what: str
     function: Callable[..., Any]
@@ -189,7 +192,7 @@ class Dispatch(Generic[T]):
     def _submit(self, task: T, worker: str | None) -> None:
         order = self._order(task)
         self._number += 1
-        key = f"{order.name}-{self._key}-{self._number}"
+        key = f"{order.kind}-{self._key}-{self._number}"
         with lost(self._cluster):
             future = self._cluster.client.submit(
                 order.function,
@@ -237,7 +240,10 @@ class Dispatch(Generic[T]):
             with lost(self._cluster):
                 raise CancelledError("its tasks were cancelled")
         try:
-            done = future.result(timeout=_POLL_SECONDS)
+            try:
+                done = future.result(timeout=_RESULT_SECONDS)
+            except UnboundLocalError:  # distributed's own, where its waiting is cut off as its time is over
+                raise TimeoutError from None
         except UnsuitedError as error:
             if error.worker not in self._refused:
                 self._refused[error.worker] = str(error)

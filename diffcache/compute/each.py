@@ -50,7 +50,7 @@ def each_on(
         shared = cluster.client.submit(_itself, work, key=key, pure=False)
     dispatch = Dispatch(
         cluster,
-        order=lambda number: Order(f"{what}.{number}", f"{what} {number + 1}", _call, (shared, parts[number])),
+        order=lambda number: Order(what, f"{what}.{number}", f"{what} {number + 1}", _call, (shared, parts[number])),
         accept=take,
         say=lambda text: on_event(Notice(text)),
         ahead=_A_WORKER,

@@ -106,7 +106,7 @@ class Spread:
         self._on_event(Progress(self._task, len(done), total, "trainings"))
         dispatch = Dispatch(
             cluster,
-            order=lambda one: Order(_name(one), str(one), train_there, (job, one)),
+            order=lambda one: Order("train", _name(one), str(one), train_there, (job, one)),
             accept=accept,
             say=lambda text: self._on_event(Notice(text)),
             ahead=_A_WORKER,

@@ -93,15 +93,20 @@ class NumberedImages:
 
 def backbone(scratch: Path) -> Backbone:
     """A network of one width, of which the first convolution is run; random weights, loaded."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    card, weights = scratch / "smallest.toml", scratch / "smallest.safetensors"
+    write(scratch)
+    opened = backbone_in(scratch)
+    opened.load()
+    return opened
+
+
+def write(folder: Path) -> None:
+    """Its card and weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    card = folder / "smallest.toml"
     card.write_text(_CARD, encoding="utf-8")
-    save_file(ADM(AdmConfig(**load_card(card).architecture)).state_dict(), weights)
-    return backbone_in(scratch)
+    save_file(ADM(AdmConfig(**load_card(card).architecture)).state_dict(), folder / "smallest.safetensors")
 
 
 def backbone_in(folder: Path) -> Backbone:
-    """The same from the card and the weights that are there."""
-    opened = open_backbone(folder / "smallest.toml", folder / "smallest.safetensors", device="cpu", precision="fp32")
-    opened.load()
-    return opened
+    """The network from the card and the weights that are there, not loaded."""
+    return open_backbone(folder / "smallest.toml", folder / "smallest.safetensors", device="cpu", precision="fp32")

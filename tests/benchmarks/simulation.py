@@ -37,7 +37,7 @@ def main() -> None:
     """Run it and print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=IMAGES)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--json", type=Path, default=Path("simulation.json"), help="default: simulation.json")
     parser.add_argument("--scratch", type=Path, help="folder for the store; a temporary one by default")
     options = parser.parse_args()
@@ -59,7 +59,7 @@ def main() -> None:
 def simulate(folder: Path, *, images: int, workers: int, console: Console) -> dict[str, object]:
     """Extract into a new store, and look at it; what was measured, by name."""
     layout.RANGE_ROWS = RANGE
-    rows.backbone(folder)
+    rows.write(folder)
     opener = Opener(folder, images)
     backbone, source = opener.backbone(), opener.source()
     settings = grid(t=T, b=[1], pool=[1], draws=DRAWS)

@@ -225,7 +225,7 @@ def rebuild_array(found: Inspection, number: int, setting: Setting) -> str:
         folder = draft / place
         make_folder(folder)
         require_room(folder, _nbytes(spec))
-        features, committed = format_.create_array(folder, spec, samples, header.attributes())
+        features, committed = format_.create_array(folder, spec, lambda: samples, header.attributes())
         bones = skeleton(folder, list(folder.iterdir()), (features, committed), place=place)
         array = StoredArray(spec, features, committed, bones)
         differing = _differing(root, draft, (features, committed), place=place)

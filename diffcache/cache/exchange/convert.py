@@ -193,7 +193,7 @@ class _Conversion:
         folder, spec, header = self.draft / place, replace(old.spec, chunk_rows=None), self.header.attributes()
         pieces = self._pieces(old, segment)
         if self.header.compression is None:
-            features, committed = self.format.create_array(folder, spec, samples, header)
+            features, committed = self.format.create_array(folder, spec, lambda: samples, header)
             with RawFiles(self.draft) as files:
                 for start, values in pieces:
                     files.write(features, start, values)

@@ -74,7 +74,7 @@ class Hdf5Format:
         )
 
     def create_array(
-        self, draft: Path, spec: ArraySpec, samples: Samples, header: Mapping[str, Plain]
+        self, draft: Path, spec: ArraySpec, samples: Callable[[], Samples], header: Mapping[str, Plain]
     ) -> tuple[Extents, Extents]:
         """One file: features, committed, and the samples again, so that it is complete in itself."""
         path = draft / f"{array_name(spec.setting)}.h5"
@@ -82,8 +82,9 @@ class Hdf5Format:
         chunk = spec.step
         body = -(-spec.shape[0] // chunk) * (chunk * row_bytes + PAGE) + spec.shape[0]
         require_room(draft, body)
-        with _new_file(path, header, samples, body=body) as file:
-            _write_head(file, spec, samples)
+        repeated = samples()
+        with _new_file(path, header, repeated, body=body) as file:
+            _write_head(file, spec, repeated)
             _features(file, spec, chunk)
         return self._locate(path, spec)
 

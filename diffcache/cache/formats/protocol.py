@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -101,9 +101,11 @@ class Format(Protocol):
         """The same extents again, from the files in the store at ``root``."""
 
     def create_array(
-        self, draft: Path, spec: ArraySpec, samples: Samples, header: Mapping[str, Plain]
+        self, draft: Path, spec: ArraySpec, samples: Callable[[], Samples], header: Mapping[str, Plain]
     ) -> tuple[Extents, Extents]:
         """Make an array in the folder ``draft``; where its features and its committed bytes will be.
+
+        The samples are only asked for where the format repeats them beside every array: they may be millions.
 
         Every entry of ``draft`` is then moved into the segment's folder, in sorted order reversed.
         """

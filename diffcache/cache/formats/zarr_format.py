@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,7 +90,7 @@ class ZarrFormat:
         )
 
     def create_array(
-        self, draft: Path, spec: ArraySpec, samples: Samples, header: Mapping[str, Plain]
+        self, draft: Path, spec: ArraySpec, samples: Callable[[], Samples], header: Mapping[str, Plain]
     ) -> tuple[Extents, Extents]:
         """Two folders: the features, and which rows of them are committed."""
         zarr, name = _zarr(), array_name(spec.setting)

@@ -68,7 +68,9 @@ class Dispatch:
         rows = range(task.first_row, task.first_row + task.rows.rows)
         marks = {row: store.marks[row] for row in rows if row in store.marks} if store.marks else {}
         told = replace(task, before=before[0] if before else None, marks=marks)
-        return dispatch.Order(task.name, f"{task.rows} of {task.pass_}", run_sent, (self._job, pickle.dumps(told)))
+        return dispatch.Order(
+            task.kind, task.name, f"{task.rows} of {task.pass_}", run_sent, (self._job, pickle.dumps(told))
+        )
 
     def _accept(self, task: Task, done: Done) -> None:
         self._writer.accept(done.receipt)

@@ -121,10 +121,14 @@ class Task:
         return RangeWork(self.rows, self.first_row, {self.pass_: self.settings})
 
     @property
+    def kind(self) -> str:
+        """``t90.draw0``, for people who look at the dashboard."""
+        return f"t{'-' if self.pass_.t is None else self.pass_.t}.draw{self.pass_.draw}"
+
+    @property
     def name(self) -> str:
-        """Whose dots and digits Dask takes for part of the key, and shows."""
-        pass_ = f"t{'-' if self.pass_.t is None else self.pass_.t}.draw{self.pass_.draw}"
-        return f"{pass_}.segment{self.rows.segment}.row{self.rows.start}"
+        """That no other task of the job has."""
+        return f"{self.kind}.segment{self.rows.segment}.row{self.rows.start}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,6 +73,7 @@ def test_slurm(world, tmp_path):
     assert "--lifetime 1584m" in script
 
 
+@pytest.mark.slow
 def test_hosts(world, tmp_path):
     command(tmp_path, "ssh", '#!/bin/sh\nexec sh -c "$2"\n')
     hosts, file = tmp_path / "hosts.txt", tmp_path / "scheduler.json"
