@@ -93,7 +93,9 @@ class Receipt:
             fingerprint=intern(self.fingerprint),
             samples=intern(self.samples),
             content=intern(self.content),
+            settings={_same(setting): value for setting, value in self.settings.items()},
             provenance=_shared(self.provenance),
+            statistics={_same(setting): _shared(value) for setting, value in self.statistics.items()},
         )
 
     def without(self, settings: frozenset[Setting]) -> Receipt | None:
@@ -116,6 +118,12 @@ def receipt_path(root: Path, rows: RowRange, settings: Iterable[Setting]) -> Pat
     """The file of the receipt of some settings of one pass, in the store at ``root``, whether or not it is there."""
     settings = tuple(settings)
     return root / FOLDER / segment_name(rows.segment) / f"{rows.start:09d}.{_key(settings[0].pass_, settings)}.json"
+
+
+@lru_cache(maxsize=4096)
+def _same(setting: Setting) -> Setting:
+    """The first of all settings that are equal to this one."""
+    return setting
 
 
 def _shared(values: Mapping[str, Plain]) -> dict[str, Plain]:

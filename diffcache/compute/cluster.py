@@ -202,6 +202,7 @@ def _started(distributed: Any, where: ClusterAddress, *, deaths: int) -> Iterato
     settings = {
         "distributed.scheduler.allowed-failures": deaths,
         "distributed.worker.daemon": True,
+        "distributed.admin.log-length": 1_000,  # of what the scheduler keeps of tasks that are done
         "distributed.worker.profile.enabled": False,  # it looks at all threads a hundred times a second
     }
     with dask.config.set(settings):
