@@ -260,6 +260,8 @@ class Bucket:
                 if old is not None and self.head(path) is None and self._is_there():
                     return None  # it was removed
                 raise
+            # What obstore raises, by version, for a bucket that cannot replace on condition, as a folder (file://)
+            # cannot. It is replaced whatever is there: of two at once the later one stays, as FORMAT.md says.
             except (kinds.NotSupportedError, NotImplementedError):
                 result = self._lib.put(self._store, self._prefix + path, data)
             entry = self._put_entry(path, len(data), result, None)
