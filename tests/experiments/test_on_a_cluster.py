@@ -23,7 +23,7 @@ from diffcache.cache.checking.verify import RowCheck
 from diffcache.cache.derived import DerivedFeatures
 from diffcache.compute import cluster as clusters
 from diffcache.compute import on_workers
-from diffcache.compute.cluster import ClusterAddress, open_cluster
+from diffcache.compute.cluster import ClusterAddress
 from diffcache.compute.dispatch import UnsuitedError
 from diffcache.config import head_sweep, load_pipeline
 from diffcache.errors import CacheError, ClusterError
@@ -40,24 +40,17 @@ from diffcache.experiments.verify_spread import check_there
 from diffcache.heads import find_runs
 from diffcache.setting import Setting
 from tests import tiny
-from tests.benchmarks.cluster import one_thread
 from tests.command import run
+from tests.two_workers import two_workers
 
 FUSION = '\n[heads.fusion]\nfuse = ["t5/b3/pool1", "t100/b4/pool4"]\nepochs = 2\n'
 MAP = Setting(5, 4, 4)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def threads():
-    """One in each process: another number may move last bits."""
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def cluster(threads):
-    """Two workers on this machine, which are processes."""
-    with open_cluster(ClusterAddress.parse("local:2")) as opened:
+def cluster():
+    """Two workers, which are processes."""
+    with two_workers() as opened:
         yield opened
 
 

@@ -3,22 +3,14 @@ from __future__ import annotations
 import pytest
 
 from diffcache.cache import layout
-from diffcache.compute.cluster import ClusterAddress, open_cluster
 from tests import tiny
-from tests.benchmarks.cluster import one_thread
+from tests.two_workers import two_workers
 
 
 @pytest.fixture(scope="module", autouse=True)
-def threads():
-    """One in each process: another number may move last bits."""
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def cluster(threads):
-    """Two workers on this machine, which are processes."""
-    with open_cluster(ClusterAddress.parse("local:2")) as opened:
+def cluster():
+    """Two workers, which are processes."""
+    with two_workers() as opened:
         yield opened
 
 
