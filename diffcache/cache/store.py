@@ -389,7 +389,10 @@ class Store:
             self.refresh()
             writer = Writer(self, on_event, token=token)
             writer.tidy()
-            yield writer
+            try:
+                yield writer
+            finally:
+                writer.leave()
 
     def begin(self, rows: RowRange, settings: Iterable[Setting]) -> Part:
         """A part to write, for the holder of the lock; helpers in other processes take it of :meth:`for_helper`."""

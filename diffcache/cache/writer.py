@@ -24,7 +24,7 @@ from diffcache.cache.files.disk import (
     write_whole,
 )
 from diffcache.cache.files.extents import Extents, RawFiles
-from diffcache.cache.files.lock import HELPER_LOCK, exclusive
+from diffcache.cache.files.lock import HELPER_LOCK, clear_lock
 from diffcache.cache.formats.protocol import ArraySpec, Format, get_format
 from diffcache.cache.formats.skeleton import skeleton
 from diffcache.cache.layout import TMP, RowRange, array_name, segment_name, segment_number
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 
 _PATIENCE = 120.0  # seconds; a helper looks before each group of images that it writes
+
+_LOCKS = Path(HELPER_LOCK).suffix
 
 _REPAIR = "repair the store with `diffcache verify --repair`"
 
@@ -263,6 +265,11 @@ class Writer:
             )
         self.store.ledger.add(receipt.shared())
 
+    def leave(self) -> None:
+        """Remove what helpers shared, where none of them is at work; else the next writer does."""
+        with suppress(CacheError, OSError):
+            clear_lock(self._tmp / HELPER_LOCK, patience=0)
+
     # --- after a crash ------------------------------------------------------------------------
 
     def tidy(self) -> None:
@@ -273,9 +280,8 @@ class Writer:
         """
         if self._tmp.is_dir():
             for path in list(self._tmp.iterdir()):
-                if path.suffix == HELPER_LOCK:  # of a helper that was sent by a dead one; it stops when it sees us here
-                    with suppress(FileNotFoundError), exclusive(path, patience=_PATIENCE):
-                        pass
+                if path.suffix == _LOCKS:  # of helpers that were sent by a dead one; they stop when they see us here
+                    clear_lock(path, patience=_PATIENCE)
                 remove(path)
         folder = self._root / self._format.folder
         if not folder.is_dir():

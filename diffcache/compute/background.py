@@ -15,8 +15,15 @@ _END: Any = object()
 def ahead(items: Iterator[T], *, count: int) -> Generator[T, None, None]:
     """The same items, up to ``count`` of them made in a thread before they are asked for.
 
-    Closing the generator stops the thread after the item in hand; ``items`` is closed too where it can be.
+    Closing the generator stops the thread after the item in hand; ``items`` is closed too where it can be. With a
+    ``count`` of 0 there is no thread, and items are made when they are asked for.
     """
+    if count == 0:
+        try:
+            yield from items
+        finally:
+            _close(items)
+        return
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="diffcache-ahead") as thread:
         try:
@@ -29,13 +36,17 @@ def ahead(items: Iterator[T], *, count: int) -> Generator[T, None, None]:
         finally:
             for future in waiting:
                 future.cancel()
-            close = getattr(items, "close", None)
-            if close is not None:
-                thread.submit(close).result()
+            thread.submit(_close, items).result()
+
+
+def _close(items: Iterator[Any]) -> None:
+    close = getattr(items, "close", None)
+    if close is not None:
+        close()
 
 
 class Behind:
-    """Runs functions one after another in a thread, at most ``count`` of them not finished.
+    """Runs functions one after another in a thread, at most ``count`` of them not finished; at once where that is 0.
 
     Used as a context manager: leaving it waits for all, and raises the first error of any, unless the
     block itself raised one. After a function has failed no later one runs.
@@ -49,6 +60,9 @@ class Behind:
 
     def submit(self, function: Callable[..., None], *args: Any) -> None:
         """Queue a call; waits while too many are unfinished, and raises the error of an earlier one."""
+        if self._count == 0:
+            self._run(function, *args)
+            return
         while len(self._waiting) >= self._count:
             self._waiting.popleft().result()
         self._waiting.append(self._thread.submit(self._run, function, *args))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -18,6 +21,11 @@ from diffcache.errors import ClusterError
 _POLL_SECONDS = 0.5
 _RESULT_SECONDS = 5.0  # for a receipt to travel
 _LOOK_SECONDS = 2.0  # between looks at which workers there are
+_LAST_SECONDS = (
+    0.5  # what a worker has in hand lasts as long, so that short tasks are sent and counted in many at a time
+)
+_PAUSE_SECONDS = 0.1  # for more of them to end
+_MOST_AHEAD = 50
 
 T = TypeVar("T")
 
@@ -98,7 +106,7 @@ class Dispatch(Generic[T]):
         order: of a task what is sent, made when it is.
         accept: counts in what came of a task, in this thread.
         say: hears of workers that are left out, or gone.
-        ahead: tasks in flight for each worker: what it does, and what comes next.
+        ahead: least tasks in flight for each worker: what it does, and what comes next; more where they are short.
         deaths: workers that may die while they have a task before it is given up.
         remedy: what to do where a task kills its workers, for the error.
     """
@@ -115,16 +123,17 @@ class Dispatch(Generic[T]):
         remedy: str,
     ) -> None:
         self._cluster, self._order, self._accept, self._say = cluster, order, accept, say
-        self._ahead, self._most_deaths, self._remedy = ahead, deaths, remedy
+        self._least_ahead = self._ahead = ahead
+        self._most_deaths, self._remedy = deaths, remedy
         self._key = secrets.token_hex(6)
         self._ended: SimpleQueue[Any] = SimpleQueue()
-        self._flying: dict[str, tuple[Any, T, Order, str | None]] = {}
+        self._flying: dict[Any, tuple[Any, T, Order, str | None]] = {}
         self._deaths: dict[str, int] = {}
         self._refused: dict[str, str] = {}
         self._workers: list[str] = []
         self._suited = False  # whether any worker has done one
         self._looked = 0.0
-        self._number = 0
+        self._number = self._counted = 0
 
     def run(self, queue: Queue[T], *, stop: Callable[[], bool]) -> bool:
         """Have all tasks of a queue done.
@@ -142,11 +151,7 @@ class Dispatch(Generic[T]):
                     return False
                 for left in self._look():
                     queue.again(left)
-                while len(self._flying) < self._ahead * max(1, len(self._workers)):
-                    worker = self._idlest()
-                    if (task := queue.next(worker)) is None:
-                        break
-                    self._submit(task, worker)
+                self._fill(queue)
                 if not self._flying:
                     return True
                 for task in self._collect():
@@ -167,7 +172,10 @@ class Dispatch(Generic[T]):
         if not suited and self._workers:
             self._say(f"no worker is left at {self._cluster} that can take part; waiting for one")
         self._workers = suited
-        self._looked = time.monotonic()
+        now = time.monotonic()
+        each_second = self._counted / (now - self._looked) / max(1, len(suited))
+        self._ahead = max(self._least_ahead, min(_MOST_AHEAD, math.ceil(_LAST_SECONDS * each_second)))
+        self._looked, self._counted = now, 0
         return self._left_behind(set(there))
 
     def _left_behind(self, there: set[str]) -> list[T]:
@@ -181,80 +189,115 @@ class Dispatch(Generic[T]):
                 again.append(task)
         return again
 
-    def _idlest(self) -> str | None:
-        """The worker that has the least to do; None where there is none."""
+    def _fill(self, queue: Queue[T]) -> None:
+        """Send as many tasks as there may be in flight, those for one worker together."""
         counts = dict.fromkeys(self._workers, 0)
         for _, _, _, worker in self._flying.values():
             if worker in counts:
                 counts[worker] += 1
-        return min(counts, key=lambda worker: counts[worker], default=None)
+        sent: dict[str | None, list[tuple[T, Order]]] = {}
+        for _ in range(self._ahead * max(1, len(counts)) - len(self._flying)):
+            worker = min(counts, key=lambda worker: counts[worker], default=None)  # that has the least to do
+            if (task := queue.next(worker)) is None:
+                break
+            sent.setdefault(worker, []).append((task, self._order(task)))
+            if worker is not None:
+                counts[worker] += 1
+        for worker, tasks in sent.items():
+            for function, some in groupby(tasks, key=lambda item: item[1].function):
+                self._submit(worker, function, list(some))
 
-    def _submit(self, task: T, worker: str | None) -> None:
-        order = self._order(task)
-        self._number += 1
-        key = f"{order.kind}-{self._key}-{self._number}"
+    def _submit(self, worker: str | None, function: Callable[..., Any], tasks: list[tuple[T, Order]]) -> None:
+        keys = []
+        for _, order in tasks:
+            self._number += 1
+            keys.append(f"{order.kind}-{self._key}-{self._number}")
         with lost(self._cluster):
-            future = self._cluster.client.submit(
-                order.function,
-                *order.args,
-                key=key,
+            futures = self._cluster.client.map(
+                function,
+                *zip(*(order.args for _, order in tasks), strict=True),
+                key=keys,
                 pure=False,
                 priority=-self._number,
                 # Another one where that is gone, or has more to do than others; who cannot take part sends it back.
                 workers=None if worker is None else [worker],
                 allow_other_workers=worker is not None,
             )
-        self._flying[key] = (future, task, order, worker)
-        future.add_done_callback(self._ended.put)
+        for future, (task, order) in zip(futures, tasks, strict=True):
+            self._flying[future.key] = (future, task, order, worker)
+            future.add_done_callback(self._ended.put)
 
     def _collect(self) -> list[T]:
         """Count in what has ended, waiting a moment for it; the tasks that must run again."""
         again: list[T] = []
-        wait = _POLL_SECONDS
-        while True:
-            try:
-                future = self._ended.get(timeout=wait)
-            except Empty:
-                return again
-            wait = 0.0
-            if future.key not in self._flying:  # it was sent again meanwhile
-                continue
+        ended = self._all_ended()
+        found = self._gather({future.key: future for future in ended if future.status == "finished"})
+        late = []
+        for future in ended:
             _, task, order, _ = self._flying[future.key]
-            try:
-                counted = self._count(future, task, order)
-            except TimeoutError:
-                if future.status == "error":  # it is the task's own
-                    raise
-                self._ended.put(future)  # its worker went before it had handed over what it found; another does it
-                return again
-            del self._flying[future.key]
-            if not counted:
+            if future.key not in found and future.status not in ("error", "cancelled"):
+                late.append(future)  # its worker went before it had handed over what it found: another does it
+                continue
+            if not self._count(future, task, order, found):
                 again.append(task)
+            del self._flying[future.key]
             future.release()
+        for future in late:
+            self._ended.put(future)
+        if late and len(late) == len(ended):
+            time.sleep(_PAUSE_SECONDS)
+        return again
 
-    def _count(self, future: Any, task: T, order: Order) -> bool:
+    def _all_ended(self) -> list[Any]:
+        """What has ended and is not counted in, each once; waits a moment where there is nothing."""
+        ended: dict[Any, Any] = {}
+        with suppress(Empty):
+            first = self._ended.get(timeout=_POLL_SECONDS)
+            ended[first.key] = first
+            if self._ahead > self._least_ahead:
+                time.sleep(_PAUSE_SECONDS)
+            while True:
+                future = self._ended.get_nowait()
+                ended[future.key] = future
+        return [future for key, future in ended.items() if key in self._flying]  # else it was sent again meanwhile
+
+    def _gather(self, futures: dict[str, Any]) -> dict[str, Any]:
+        """What came of some tasks; what cannot be had now is left out."""
+        if not futures:
+            return {}
+        client: Any = self._cluster.client
+        coming = asyncio.run_coroutine_threadsafe(
+            client.gather(futures, errors="skip", asynchronous=True), client.loop.asyncio_loop
+        )
+        with lost(self._cluster):
+            try:
+                found = coming.result(_RESULT_SECONDS)
+            except TimeoutError:  # it is not cancelled, as Dask would then give nothing to those who ask next
+                return {}
+        return {key: value for key, value in found.items() if futures[key].status == "finished"}
+
+    def _count(self, future: Any, task: T, order: Order, found: Mapping[str, Any]) -> bool:
         """Count one in; False where it must run again."""
         from distributed import KilledWorker
 
         if future.cancelled():
             with lost(self._cluster):
                 raise CancelledError("its tasks were cancelled")
-        try:
+        if future.status == "error":
             try:
-                done = future.result(timeout=_RESULT_SECONDS)
-            except UnboundLocalError:  # distributed's own, where its waiting is cut off as its time is over
-                raise TimeoutError from None
-        except UnsuitedError as error:
-            if error.worker not in self._refused:
-                self._refused[error.worker] = str(error)
-                self._say(f"left out: {error}")
-                self._looked = 0.0
-            return False
-        except KilledWorker as error:
-            self._died(order, error.allowed_failures + 1)
-            return False
+                future.result(timeout=_RESULT_SECONDS)
+            except UnsuitedError as error:
+                if error.worker not in self._refused:
+                    self._refused[error.worker] = str(error)
+                    self._say(f"left out: {error}")
+                    self._looked = 0.0
+                return False
+            except KilledWorker as error:
+                self._died(order, error.allowed_failures + 1)
+                return False
         self._suited = True
-        self._accept(task, done)
+        self._counted += 1
+        self._accept(task, found[future.key])
         return True
 
     def _died(self, order: Order, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
@@ -92,10 +93,13 @@ class Forward:
         Returns:
             Whether all of it is committed.
         """
+        work = list(work)
+        inputs = sum(math.ceil(part.rows.rows / self.store.group_size) * len(part.passes) for part in work)
+        beside = inputs > 1  # else there is nothing that a thread could do meanwhile
         with ExitStack() as stack:
             stack.callback(self._close_parts)
-            behind = stack.enter_context(Behind(count=_WRITES_BEHIND))
-            coming = stack.enter_context(closing(ahead(made.of(work), count=_INPUTS_AHEAD)))
+            behind = stack.enter_context(Behind(count=_WRITES_BEHIND if beside else 0))
+            coming = stack.enter_context(closing(ahead(made.of(work), count=_INPUTS_AHEAD if beside else 0)))
             for item in coming:
                 values, arrived = self._forward(item)
                 behind.submit(self._write, item.group, item.pass_, values, arrived)

@@ -21,6 +21,21 @@ class TestAhead:
         assert list(ahead(iter([]), count=2)) == []
         assert not threads()
 
+    def test_without_a_thread(self) -> None:
+        closed: list[str] = []
+
+        def items() -> Iterator[int]:
+            try:
+                yield from range(3)
+            finally:
+                closed.append(threading.current_thread().name)
+
+        assert list(ahead(items(), count=0)) == [0, 1, 2]
+        given = ahead(items(), count=0)
+        assert next(given) == 0
+        given.close()
+        assert closed == [threading.current_thread().name] * 2
+
     def test_makes_at_most_count_ahead(self) -> None:
         made: list[int] = []
         third = threading.Event()
@@ -78,6 +93,14 @@ class TestBehind:
             behind.submit(done.append, 20)
         assert done == list(range(21))
         assert not threads()
+
+    def test_without_a_thread(self) -> None:
+        where: list[str] = []
+        with Behind(count=0) as behind:
+            behind.submit(lambda: where.append(threading.current_thread().name))
+            assert where == [threading.current_thread().name]
+        with pytest.raises(ZeroDivisionError), Behind(count=0) as behind:
+            behind.submit(lambda: 1 // 0)
 
     def test_waits_while_too_many_are_unfinished(self) -> None:
         go, submitted = threading.Event(), []

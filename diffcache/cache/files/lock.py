@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import platform
 import secrets
 import shlex
+import struct
 import sys
 import threading
 import time
@@ -19,13 +21,16 @@ from diffcache.cache.files.disk import disk_full, open_plain
 from diffcache.errors import CacheError, DependencyError, MissingError
 from diffcache.events import Notice, OnEvent, ignore
 
-HELPER_LOCK = ".lock"
-"""How the names of locks end that helpers make among what is not whole yet."""
+HELPER_LOCK = "helpers.lock"
+"""The lock file of helpers, among what is not whole yet; see :func:`exclusive`."""
 
 _LONGEST = 4096
 """Bytes of the longest text of a holder."""
 
 _PAUSE, _LONGEST_PAUSE = 0.005, 0.5  # seconds between two tries
+
+_BY_KEY = sys.platform == "linux" and sys.maxsize > 2**32
+"""Whether the system locks single bytes of a file for who has it open, and not for the whole process."""
 
 _open: set[int] = set()
 """Files of locks that are held or waited for."""
@@ -143,36 +148,34 @@ def hold(
 
 
 @contextmanager
-def exclusive(path: Path, *, patience: float, own: bool = True) -> Iterator[None]:
+def exclusive(path: Path, key: str | None, *, patience: float) -> Iterator[None]:
     """Be the only one at something, among helpers of one holder; others wait.
 
     Args:
-        path: the file.
+        path: the lock file; made if it isn't there, and left there (see :func:`clear_lock`).
+        key: what is to be done. Those with other keys go on at the same time; None waits for all of them, and they
+            for it.
         patience: seconds to wait for another one.
-        own: whether the file is made for this alone, and goes with the block; else it is there, and stays.
 
     Raises:
         CacheError: another one has it for longer than that, as a process may that was suspended.
         DependencyError: the platform has no ``flock``.
     """
-    try:
-        import fcntl
-    except ImportError:
-        raise DependencyError("a lock needs flock, which this platform does not have") from None
-
+    if key is not None and not _BY_KEY:  # a file for each key
+        path, whole = path.with_name(f"{key}{path.suffix}"), True
+    else:
+        whole = key is None
     until, pause = time.monotonic() + patience, _PAUSE
     while True:
         with disk_full(path, 0):
-            fd = open_plain(path, os.O_RDWR | (os.O_CREAT if own else 0))
+            fd = open_plain(path, os.O_RDWR | os.O_CREAT)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > until:
+            if not _try_lock(fd, None if whole else key):
+                if time.monotonic() >= until:
                     raise CacheError(
                         f"{path}: expected this lock to be free within {patience:.0f} s, found it held by a process on "
                         f"this machine or another one, perhaps a suspended worker; end that, and start again"
-                    ) from None
+                    )
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
@@ -181,11 +184,49 @@ def exclusive(path: Path, *, patience: float, own: bool = True) -> Iterator[None
             try:
                 yield
             finally:
-                if own:
+                if key is not None and not _BY_KEY:
                     path.unlink(missing_ok=True)
             return
         finally:
             os.close(fd)
+
+
+def clear_lock(path: Path, *, patience: float) -> None:
+    """Wait until nobody holds any key of the lock file of :func:`exclusive`, and remove it; nothing if it isn't there.
+
+    Raises:
+        CacheError: somebody has one for longer than ``patience`` seconds.
+    """
+    if path.exists():
+        with suppress(FileNotFoundError), exclusive(path, None, patience=patience):
+            path.unlink(missing_ok=True)
+
+
+def _try_lock(fd: int, key: str | None) -> bool:
+    """Lock a key of an open file, or all of it; False where another one has it. Closing the file gives it up."""
+    try:
+        import fcntl
+    except ImportError:
+        raise DependencyError("a lock needs flock, which this platform does not have") from None
+
+    try:
+        if not _BY_KEY:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        # A byte for each key, far beyond the end of the file, which stays empty: a file of its own for each would have
+        # to be made and removed, for which some disks take longer than for all the rest of a commit.
+        start, length = (0, 0) if key is None else (_place(key), 1)
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, length, 0))
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        return False
+    return True
+
+
+def _place(key: str) -> int:
+    """The byte of a key; two keys that had the same would wait for each other, and no more."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 2
 
 
 def token_at(path: Path) -> str | None:

@@ -7,9 +7,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
@@ -57,6 +56,7 @@ class _Opened:
     store: Store
     source: ImageSource
     matching: Matching
+    last: dict[RowRange, Receipt] = field(default_factory=dict)  # what this process committed last
 
 
 def look(ask: Look) -> Seen:
@@ -98,13 +98,14 @@ def run_task(job: Job, task: Task) -> Done:
         DiffcacheError: as of an extraction in one process.
     """
     opened = _open(job)
-    receipts = [] if task.before is None else [task.before]
+    before = task.before or opened.last.get(task.rows)
+    receipts = [] if before is None else [before]
     store = opened.store.for_helper(receipts=receipts, marks=task.marks)
     path = receipt_path(store.path, task.rows, task.settings)
     _require_token(job)
     (store.path / TMP).mkdir(exist_ok=True)
     # The scheduler may take a worker for dead that is alive, and send its task to another one.
-    with exclusive(_lock(store, task.rows, path.name), patience=_TWIN_PATIENCE):
+    with exclusive(store.path / TMP / HELPER_LOCK, _key(task.rows, path.name), patience=_TWIN_PATIENCE):
         _require_token(job)
         if (receipt := _committed(store, path)) is not None:
             return Done(receipt=receipt, marks=_marks(store, task), twin=True)
@@ -120,7 +121,8 @@ def _compute(job: Job, task: Task, opened: _Opened, store: Store) -> Done:
     def committing(rows: RowRange) -> Iterator[None]:
         # Another pass may be committed at this moment, which was not when this one was sent: both must have seen the
         # same images, and what the first one has seen stays as it is recorded.
-        with exclusive(_lock(store, rows, f"{rows.start:09d}"), patience=_COMMIT_PATIENCE):
+        key = _key(rows, f"{rows.start:09d}")
+        with exclusive(store.path / TMP / HELPER_LOCK, key, patience=_COMMIT_PATIENCE):
             if not store.ledger.at(rows):
                 for settings in job.passes:
                     if _committed(store, receipt_path(store.path, rows, settings)) is not None:
@@ -141,11 +143,14 @@ def _compute(job: Job, task: Task, opened: _Opened, store: Store) -> Done:
     forward.run([task.work], made)
     rows = range(task.first_row, task.first_row + task.rows.rows)
     marks = {row: why for row, why in store.marks.items() if row in rows}
-    return Done(receipt=forward.committed[0], marks=marks, saturated=forward.saturated)
+    (receipt,) = forward.committed
+    opened.last.clear()
+    opened.last[task.rows] = receipt
+    return Done(receipt=receipt, marks=marks, saturated=forward.saturated)
 
 
-def _lock(store: Store, rows: RowRange, name: str) -> Path:
-    return store.path / TMP / f"{segment_name(rows.segment)}.{name}{HELPER_LOCK}"
+def _key(rows: RowRange, name: str) -> str:
+    return f"{segment_name(rows.segment)}.{name}"
 
 
 def _marks(store: Store, task: Task) -> dict[int, str]:

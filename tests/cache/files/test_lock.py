@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from diffcache.cache.files.lock import hold, left_unfinished
+from diffcache.cache.files import lock
+from diffcache.cache.files.lock import HELPER_LOCK, clear_lock, exclusive, hold, left_unfinished
 from diffcache.errors import CacheError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -73,4 +75,96 @@ def test_the_text_that_a_thread_left_after_an_error_is_not_taken_for_its_holder(
             with already, hold(path, what="x", wait=wait):
                 pass
     with hold(path, what="x", wait=False):
+        pass
+
+
+@pytest.fixture(params=["a byte for each key", "a file for each key"])
+def helpers(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The lock file of helpers, as it is on Linux and elsewhere."""
+    monkeypatch.setattr(lock, "_BY_KEY", request.param == "a byte for each key")
+    return tmp_path / HELPER_LOCK
+
+
+def test_helpers_keep_apart_by_key(helpers: Path) -> None:
+    with exclusive(helpers, "one", patience=0):
+        with exclusive(helpers, "two", patience=0):
+            pass
+        for _ in range(2):
+            with pytest.raises(CacheError, match="to be free within 0 s"), exclusive(helpers, "one", patience=0):
+                pass
+    with exclusive(helpers, "one", patience=0):
+        pass
+
+
+def test_a_helper_waits_for_another_one(helpers: Path) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with exclusive(helpers, "one", patience=30):
+            order.append("second")
+
+    other = threading.Thread(target=second)
+    with exclusive(helpers, "one", patience=0):
+        other.start()
+        time.sleep(0.1)
+        order.append("first")
+    other.join(30)
+    assert order == ["first", "second"]
+
+
+def test_who_clears_waits_for_all_keys_and_leaves_nothing(helpers: Path) -> None:
+    with exclusive(helpers, "one", patience=0):
+        (there,) = helpers.parent.iterdir()
+        with pytest.raises(CacheError, match="to be free within 0 s"):
+            clear_lock(there, patience=0)
+        assert there.exists()
+    for path in helpers.parent.iterdir():
+        clear_lock(path, patience=0)
+    assert not list(helpers.parent.iterdir())
+    clear_lock(helpers, patience=0)  # it isn't there
+    assert not list(helpers.parent.iterdir())
+
+
+def test_who_waits_while_it_is_cleared_takes_the_new_file(helpers: Path) -> None:
+    had = threading.Event()
+
+    def late() -> None:
+        with exclusive(helpers, "one", patience=30):
+            had.set()
+            time.sleep(0.5)
+
+    with exclusive(helpers, None, patience=0):
+        other = threading.Thread(target=late)
+        other.start()
+        time.sleep(0.1)
+        helpers.unlink()
+    assert had.wait(30)
+    with pytest.raises(CacheError, match="to be free within 0 s"), exclusive(helpers, "one", patience=0):
+        pass
+    other.join(30)
+
+
+def test_a_killed_helper_holds_nothing(tmp_path: Path) -> None:
+    code = """
+        import sys, time
+        sys.path.insert(0, sys.argv[1])
+        from pathlib import Path
+        from diffcache.cache.files.lock import exclusive
+
+        with exclusive(Path(sys.argv[2]), "one", patience=0):
+            print("has it", flush=True)
+            time.sleep(60)
+    """
+    path = tmp_path / HELPER_LOCK
+    other = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(ROOT), str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout
+    assert other.stdout.readline() == "has it\n"
+    with pytest.raises(CacheError, match="to be free"), exclusive(path, "one", patience=0):
+        pass
+    other.kill()
+    other.wait()
+    other.stdout.close()
+    with exclusive(path, "one", patience=10):
         pass
