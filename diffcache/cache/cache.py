@@ -20,7 +20,7 @@ from diffcache.cache.files.disk import (
 from diffcache.cache.files.lock import hold
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.header import HEADER, Header
-from diffcache.cache.layout import TMP, checked_name, range_rows, segment_name
+from diffcache.cache.layout import LOCK, TMP, checked_name, range_rows, segment_name
 from diffcache.cache.places import (
     ROOT_LOCK,
     drafted,
@@ -33,7 +33,7 @@ from diffcache.cache.places import (
     store_folders,
 )
 from diffcache.cache.samples import Samples, compare_samples
-from diffcache.cache.store import LOCK, Store
+from diffcache.cache.store import Store
 from diffcache.cache.writer import create_segment
 from diffcache.errors import CacheError, DiffcacheError, MissingError, NotCachedError
 from diffcache.events import OnEvent, ignore

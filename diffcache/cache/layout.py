@@ -16,6 +16,9 @@ CHUNK_BYTES = 64 * 2**20
 RANGE_ROWS = 1024
 RANGE_PIXELS = 2**24
 
+LOCK = "lock"
+"""File of a store that its writer holds."""
+
 TMP = "tmp"
 """Folder of a store where files are written before they are whole."""
 

@@ -11,13 +11,11 @@ from diffcache.cache import catalog
 from diffcache.cache.catalog import Segment
 from diffcache.cache.files.disk import write_whole
 from diffcache.cache.files.extents import RawFiles
-from diffcache.cache.files.lock import HELPER_LOCK, exclusive
-from diffcache.cache.layout import TMP, segment_name
+from diffcache.cache.helping import marking
+from diffcache.cache.layout import TMP
 
 if TYPE_CHECKING:
     from diffcache.cache.store import Store
-
-_PATIENCE = 60.0  # seconds; whoever has the lock writes one small file
 
 
 def mark_rows(store: Store, reasons: Mapping[int, str]) -> None:
@@ -36,11 +34,10 @@ def mark_rows(store: Store, reasons: Mapping[int, str]) -> None:
         segment = store.segment_of(row)
         by_segment[segment.number] = segment
     tmp = store.path / TMP
-    tmp.mkdir(exist_ok=True)
     with RawFiles(store.path) as files:
         for number, segment in sorted(by_segment.items()):
             new = {row - segment.first_row: text for row, text in reasons.items() if row in segment.store_rows}
-            with exclusive(tmp / HELPER_LOCK, f"marks.{segment_name(number)}", patience=_PATIENCE):
+            with marking(store.path, number):
                 marks = {**catalog.read_segment_marks(store.path, segment), **new}
                 write_whole(catalog.marks_path(store.path, number), catalog.seal_marks(marks, segment=number), tmp=tmp)
             store.marks.update({row + segment.first_row: text for row, text in marks.items()})

@@ -21,7 +21,8 @@ from diffcache.cache.files.lock import hold, left_unfinished
 from diffcache.cache.files.mapping import map_blocks
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.header import HEADER, Header
-from diffcache.cache.layout import RowRange, ranges, short_place
+from diffcache.cache.helping import forget_helpers
+from diffcache.cache.layout import LOCK, RowRange, ranges, short_place
 from diffcache.cache.places import is_url, mirror_of, no_header, require_folder
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.samples import Samples
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from diffcache.cache.buckets.mirror import Mirror
     from diffcache.cache.part import Part
     from diffcache.cache.writer import Writer
-
-LOCK = "lock"
 
 
 class Store:
@@ -392,7 +391,7 @@ class Store:
             try:
                 yield writer
             finally:
-                writer.leave()
+                forget_helpers(self.path)
 
     def begin(self, rows: RowRange, settings: Iterable[Setting]) -> Part:
         """A part to write, for the holder of the lock; helpers in other processes take it of :meth:`for_helper`."""

@@ -24,9 +24,9 @@ from diffcache.cache.files.disk import (
     write_whole,
 )
 from diffcache.cache.files.extents import Extents, RawFiles
-from diffcache.cache.files.lock import HELPER_LOCK, clear_lock
 from diffcache.cache.formats.protocol import ArraySpec, Format, get_format
 from diffcache.cache.formats.skeleton import skeleton
+from diffcache.cache.helping import wait_for_helpers
 from diffcache.cache.layout import TMP, RowRange, array_name, segment_name, segment_number
 from diffcache.cache.marking import mark_rows
 from diffcache.cache.orphans import array_entries, is_spoken_of, unlisted_arrays
@@ -41,10 +41,6 @@ if TYPE_CHECKING:
     from diffcache.cache.header import Header
     from diffcache.cache.store import Store
 
-
-_PATIENCE = 120.0  # seconds; a helper looks before each group of images that it writes
-
-_LOCKS = Path(HELPER_LOCK).suffix
 
 _REPAIR = "repair the store with `diffcache verify --repair`"
 
@@ -265,11 +261,6 @@ class Writer:
             )
         self.store.ledger.add(receipt.shared())
 
-    def leave(self) -> None:
-        """Remove what helpers shared, where none of them is at work; else the next writer does."""
-        with suppress(CacheError, OSError):
-            clear_lock(self._tmp / HELPER_LOCK, patience=0)
-
     # --- after a crash ------------------------------------------------------------------------
 
     def tidy(self) -> None:
@@ -278,10 +269,9 @@ class Writer:
         Raises:
             CacheError: something is missing or changed that no crash takes away; nothing more is removed then.
         """
+        wait_for_helpers(self._root)
         if self._tmp.is_dir():
             for path in list(self._tmp.iterdir()):
-                if path.suffix == _LOCKS:  # of helpers that were sent by a dead one; they stop when they see us here
-                    clear_lock(path, patience=_PATIENCE)
                 remove(path)
         folder = self._root / self._format.folder
         if not folder.is_dir():

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffcache.cache import open_cache, places
+from diffcache.cache import places
 from diffcache.cache.display.text import printable
 from diffcache.cache.layout import sized
 from diffcache.cli.output import echo, plain_table, table_lines
 from diffcache.cli.progress import clock, shown
 from diffcache.cli.stores import named_folders, no_store
-from diffcache.errors import MissingError, NotCachedError
+from diffcache.errors import ConfigError, NotCachedError
 
 
 def push(cache: str, url: str, *, stores: Sequence[str] | None, jobs: int) -> None:
@@ -27,15 +27,14 @@ def push(cache: str, url: str, *, stores: Sequence[str] | None, jobs: int) -> No
     echo(table_lines(table))
 
 
-def _folders(cache: str, stores: Sequence[str] | None) -> list[Path]:
-    """The folders of the stores that are to be pushed."""
+def _folders(cache: str, stores: Sequence[str] | None) -> list[Path] | None:
+    """The folders of the stores that are to be pushed; None for all."""
     if places.is_store(Path(cache)):
+        if stores is not None:
+            raise ConfigError(f"push --store: {cache} is the folder of one store already; leave --store out")
         return [Path(cache).absolute()]
     if stores is None:
-        found = places.store_folders(open_cache(cache).root)
-        if not found:
-            raise MissingError(f"{cache}: no store is here to push")
-        return found
+        return None
     folders: list[Path] = []
     for what in stores:
         named = named_folders(what, cache)

@@ -34,9 +34,7 @@ from diffcache.cli.options import (
 from diffcache.errors import DiffcacheError
 
 INTERRUPTED = 130  # what shells give a process that Ctrl-C ended
-
-
-_GOES_ON = ("extract", "train-heads", "ablate", "draws", "cka", "sample", "push", "pull")
+_GOES_ON = ("extract", "train-heads", "ablate", "judge", "draws", "cka", "sample", "push", "pull")
 
 
 class _Group(click.Group):
@@ -53,16 +51,7 @@ class _Group(click.Group):
             _say(str(error))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt as error:
-            goes_on = ctx.invoked_subcommand in (
-                "extract",
-                "train-heads",
-                "ablate",
-                "draws",
-                "cka",
-                "sample",
-                "push",
-                "pull",
-            )
+            goes_on = ctx.invoked_subcommand in _GOES_ON
             kept = "; what was committed is kept, and the same command goes on from there" if goes_on else ""
             click.echo(f"\n{str(error) or f'interrupted{kept}'}", err=True)
             ctx.exit(INTERRUPTED)
@@ -370,7 +359,7 @@ def blocks(card: str | None) -> None:
 
 @main.command(short_help="Stores and runs, and which of them belong together.")
 @click.argument("what", required=False)
-@click.option("--cache", default="cache", show_default=True, help="Root folder of the cache.")
+@click.option("--cache", default="cache", show_default=True, help="Root folder of the cache, or a URL.")
 @click.option("--runs", default="runs", show_default=True, help="Folder of the runs.")
 @click.pass_context
 def ls(ctx: click.Context, what: str | None, cache: str, runs: str) -> None:
@@ -387,7 +376,7 @@ def ls(ctx: click.Context, what: str | None, cache: str, runs: str) -> None:
 
 @main.command(short_help="A store's recipe, settings and provenance.")
 @click.argument("store", required=False)
-@click.option("--cache", default="cache", show_default=True, help="Root folder of the cache.")
+@click.option("--cache", default="cache", show_default=True, help="Root folder of the cache, or a URL.")
 @click.pass_context
 def info(ctx: click.Context, store: str | None, cache: str) -> None:
     """Show a store: its recipe, its settings and what is committed.
@@ -403,7 +392,7 @@ def info(ctx: click.Context, store: str | None, cache: str) -> None:
 @main.command(short_help="What differs between two stores.")
 @click.argument("a")
 @click.argument("b")
-@click.option("--cache", default="cache", show_default=True, help="Root folder of the cache.")
+@click.option("--cache", default="cache", show_default=True, help="Root folder of the cache, or a URL.")
 @click.pass_context
 def diff(ctx: click.Context, a: str, b: str, cache: str) -> None:
     """Show what differs between the stores A and B; exit with 1 where something does.

@@ -167,7 +167,7 @@ grid_options = _all(
 )
 
 extract_options = _all(
-    click.option("--cache", type=CachePlace(), help="Root folder of the cache, or a URL that is read."),
+    click.option("--cache", type=CachePlace(), help="Root folder of the cache, or a URL of which heads are trained."),
     click.option("--format", type=click.Choice(["zarr", "hdf5"]), help="Format of new stores."),
     click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Type of the stored values."),
     click.option("--batch-size", type=_BatchSize(), help="Images computed together."),
@@ -186,12 +186,12 @@ extract_options = _all(
 def _chosen_cluster(ctx: click.Context, _: click.Parameter, value: str | None) -> Any:
     if value is None:
         return None
-    from diffcache.compute.cluster import ClusterAddress  # no other command imports it
+    from diffcache.compute.cluster import ClusterAddress
 
     return ClusterAddress.parse(value)
 
 
-_MIXED = click.option("--mixed-workers", is_flag=True, help="Let workers of different kinds write one store.")
+_MIXED = click.option("--mixed-workers", is_flag=True, help="Let workers of different kinds extract into one store.")
 
 
 def dask_option(what: str) -> Callable[[F], F]:

@@ -21,6 +21,8 @@ def chosen_cluster(address: ClusterAddress | None, *, mixed: bool) -> ClusterCho
     """The cluster that ``--dask`` and ``--mixed-workers`` name, if any."""
     from diffcache.experiments.clusters import ClusterChoice
 
+    if address is None and mixed:
+        raise ConfigError("--mixed-workers: expected --dask too, as there are workers only on a cluster")
     return None if address is None else ClusterChoice(address=address, mixed=mixed)
 
 

@@ -24,7 +24,6 @@ _LOCAL = re.compile(r"local(?::([1-9]\d{0,3}))?")
 _ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://[^\s/]+:\d+")
 _CORES_A_WORKER = 4
 _CONNECT_SECONDS = 15
-_START_SECONDS = 60
 _DEATHS = 20
 """Workers of ours that may die with a task before it is given up: it may well be none of the task's doing."""
 
@@ -70,12 +69,10 @@ class Cluster:
 
     Attributes:
         client: distributed's client of it.
-        local: whether its workers were started here, for this purpose.
     """
 
     def __init__(self, client: Client, where: ClusterAddress) -> None:
         self.client = client
-        self.local = where.address is None and where.file is None
         self._where = where
 
     def __str__(self) -> str:
@@ -161,7 +158,7 @@ def open_cluster(where: ClusterAddress, *, deaths: int | None = None, on_event: 
             client = stack.enter_context(opened)
         cluster = Cluster(client, where)
         count = len(cluster.workers())
-        on_event(Notice(f"{cluster}: {count} workers, dashboard at {cluster.dashboard}"))
+        on_event(Notice(f"{cluster}: {count} worker{'s' if count != 1 else ''}, dashboard at {cluster.dashboard}"))
         yield cluster
 
 

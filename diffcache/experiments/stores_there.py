@@ -1,4 +1,4 @@
-"""Stores where workers find them: at their paths, on a disk that all machines have."""
+"""Stores where workers find them: at their paths, on a disk that all machines have, or in a bucket."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Place:
     """A store as workers are sent it.
 
     Attributes:
-        path: its folder.
+        address: its folder, or its URL.
         fingerprint: of the recipe that it must have.
     """
 
-    path: Path
+    address: Path | str
     fingerprint: str
 
     @classmethod
     def of(cls, store: Store) -> Place:
         """Where it is."""
-        return cls(store.path, store.fingerprint)
+        return cls(store.address, store.fingerprint)
 
     def open(self) -> Store:
         """The store, opened on this machine.
@@ -33,17 +33,18 @@ class Place:
         Raises:
             MissingError: it is not here.
             CacheError: another one is.
+            BucketError: its bucket cannot be read from here.
         """
-        store = Store.open(self.path)
+        store = Store.open(self.address)
         if store.fingerprint != self.fingerprint:
             raise CacheError(
-                f"{self.path}: expected the store of recipe {self.fingerprint[:16]}, as where the command runs, found "
-                f"{store.fingerprint[:16]}; the cache must be on a disk that all workers have at this path"
+                f"{self.address}: expected the store of recipe {self.fingerprint[:16]}, as where the command runs, "
+                f"found {store.fingerprint[:16]}; the cache must be on a disk that all workers have at this path"
             )
         return store
 
 
 def look_at(places: Iterable[Place]) -> None:
-    """Raise MissingError or CacheError where a store is not here."""
+    """Raise MissingError, CacheError or BucketError where a store is not here."""
     for place in places:
         place.open()

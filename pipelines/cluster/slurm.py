@@ -21,8 +21,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import dask
-from dask_jobqueue import SLURMCluster
+try:
+    import dask
+    from dask_jobqueue import SLURMCluster
+except ImportError as missing:
+    sys.exit(f"slurm.py: {missing.name} is not installed: pip install 'diffcache[slurm]'")
 
 LEAVE_MINUTES = 3
 """Before a job's time is over its worker leaves; a range should take less."""
@@ -32,10 +35,10 @@ def main() -> int:
     """Start the workers and run the command; its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--partition", help="SLURM's partition")
-    parser.add_argument("--walltime", default="04:00:00", help="of each job (default: 04:00:00)")
+    parser.add_argument("--walltime", default="04:00:00", help="of each job, as SLURM takes it (default: 04:00:00)")
     parser.add_argument("--workers", type=int, default=8, help="most GPUs at a time (default: 8)")
     parser.add_argument("--gpu", default="gpu:1", help='what --gres asks for; "" for none (default: gpu:1)')
-    parser.add_argument("--cpus", type=int, default=8, help="of each job, for decoding (default: 8)")
+    parser.add_argument("--cpus", type=int, default=8, help="of each job (default: 8)")
     parser.add_argument("--memory", default="32GB", help="of each job (default: 32GB)")
     parser.add_argument("--interface", help="network interface that the nodes reach each other by, such as ib0")
     parser.add_argument("--options", default="", help="more options of sbatch, in one string")
@@ -75,9 +78,15 @@ def main() -> int:
 
 
 def _minutes(walltime: str) -> int:
-    """Of ``04:00:00``, or ``1-00:00:00`` with days."""
+    """As SLURM reads it: ``90``, ``90:00``, ``01:30:00``; after days, hours come first: ``1-12``, ``1-12:00``."""
     days, _, rest = walltime.rpartition("-")
-    hours, minutes, *_ = (int(part) for part in f"{rest}:0:0".split(":"))
+    parts = [int(part) for part in rest.split(":")]
+    if days:
+        hours, minutes = [*parts, 0][:2]
+    elif len(parts) < 3:
+        hours, minutes = 0, parts[0]
+    else:
+        hours, minutes = parts[:2]
     return max(2, 24 * 60 * int(days or 0) + 60 * hours + minutes)
 
 

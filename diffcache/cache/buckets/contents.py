@@ -410,10 +410,6 @@ class Contents:
             content = hashlib.sha256(canonical_json(told).encode()).hexdigest()
             yield Source(path, size, content, own, (mask,) if masked else (), bones)
 
-    def committed(self) -> dict[int, dict[Setting, tuple[tuple[int, int], ...]]]:
-        """The committed rows, as a manifest has them."""
-        return committed_rows(self.receipts)
-
 
 def committed_rows(receipts: Iterable[Receipt]) -> dict[int, dict[Setting, tuple[tuple[int, int], ...]]]:
     """The rows that some receipts speak of, by segment and setting, stretches that touch put together."""

@@ -37,7 +37,7 @@ from diffcache.cache.files.disk import disk_full, draft_name, flush_data, make_f
 from diffcache.cache.header import HEADER
 from diffcache.cache.layout import TMP, short_place
 from diffcache.cache.places import MIRROR, store_folders
-from diffcache.errors import BucketError, ConfigError, DiffcacheError, MissingError
+from diffcache.errors import BucketError, CacheError, ConfigError, DiffcacheError, MissingError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -106,8 +106,7 @@ def open_mirror(url: str, *, root: Path | None = None, limit: int | None = None)
         limit: bytes of chunks, in place of those that it was opened with.
 
     Raises:
-        ConfigError: there are no such URLs, or the limit is no number.
-        DependencyError: the library that reads buckets is not installed.
+        ConfigError: ``DIFFCACHE_MIRROR_BYTES`` is no number.
     """
     url = url.rstrip("/")
     root = mirror_root(url) if root is None else root
@@ -238,7 +237,7 @@ class Mirror:
             raise MissingError(f"{self.url}/{place}: there is no store here (it would have a {MANIFEST})") from None
         manifest = self._manifest(raw, where)
         if manifest.place != place or HEADER not in manifest.files:
-            raise BucketError(f"{where}: damaged: it is not of a store that is here; push the store again")
+            raise CacheError(f"{where}: damaged: it is not of a store that is here; push the store again")
         with self._lock:
             self._known[place] = raw
         return manifest
@@ -351,7 +350,7 @@ class Mirror:
             return error
         if self._known[place] != known:
             return BucketError(f"{self.url}/{place}: the store was pushed again since it was opened; open it again")
-        return BucketError(f"{self.url}/{name}: damaged: {what}; push the store again")
+        return CacheError(f"{self.url}/{name}: damaged: {what}; push the store again")
 
     def _record(self, place: str) -> Path:
         return self.root / _MANIFESTS / f"{place.replace('/', '.')}.json"

@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 from diffcache.cache.buckets.manifest import MANIFEST, Manifest, Piece
 from diffcache.cache.catalog import ARRAYS, SEGMENTS
 from diffcache.cache.formats.protocol import FORMATS, get_format
-from diffcache.cache.layout import TMP, segment_number
+from diffcache.cache.layout import LOCK, TMP, segment_number
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 
-_KEPT = frozenset({TMP, "lock"})
+_KEPT = frozenset({TMP, LOCK})
 """What a store's folder may have beside what its manifest names."""
 
 

@@ -43,13 +43,13 @@ from diffcache.cache.files.extents import Extents, RawFiles
 from diffcache.cache.files.lock import hold
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.header import HEADER, Header
-from diffcache.cache.layout import TMP, named_setting, segment_name, segment_number
+from diffcache.cache.layout import LOCK, TMP, named_setting, segment_name, segment_number
 from diffcache.cache.places import ROOT_LOCK, is_store, no_header, place_of, remove_drafts
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import Receipt, binding
-from diffcache.cache.store import LOCK, Store
+from diffcache.cache.store import Store
 from diffcache.cache.writer import Writer
-from diffcache.errors import CacheError, MissingError
+from diffcache.errors import CacheError, ConfigError, MissingError
 from diffcache.events import Notice, OnEvent, Progress, ignore
 from diffcache.setting import Setting
 
@@ -90,11 +90,14 @@ def pull_cache(
     Args:
         url: of the bucket that is a cache, or of one store in it.
         root: the cache's folder; made if it isn't there.
-        stores: places in the bucket, ``images/split/<16 digits>``, or beginnings of them by whole words.
+        stores: places in the bucket, ``images/split/<16 digits>``, or parts of them that follow each other, by whole
+            words; of the digits the first ones are enough.
         jobs: requests at once.
         on_event: hears of progress, in bytes.
 
     Raises:
+        ConfigError: there are no such URLs, or stores are named where the URL is that of one.
+        DependencyError: the library that reads buckets is not installed.
         MissingError: nothing was pushed there, or no store is named so.
         CacheError: the bucket is damaged, or does not go with what the cache has. What was committed is kept.
         BucketError: the bucket cannot be reached, or refuses.
@@ -104,6 +107,8 @@ def pull_cache(
     listed = read_stores(bucket)
     if not listed:
         bucket, place = _one_store(bucket)
+        if stores is not None:
+            raise ConfigError(f"pull --store: {bucket.url}/{place} is one store already; leave --store out")
         chosen = [place]
     else:
         chosen = [place for place in sorted(listed) if stores is None or any(_names(one, place) for one in stores)]
@@ -116,11 +121,14 @@ def pull_cache(
 
 
 def _names(what: str, place: str) -> bool:
-    """Whether a text is the beginning of a place: ``digits``, ``digits/train``, ``digits/train/8ad3``."""
+    """Whether a text is part of a place: ``digits``, ``digits/train``, ``train/8ad3``, ``8ad3``."""
     words, parts = what.strip("/").split("/"), place.split("/")
-    return words[:-1] == parts[: len(words) - 1] and (
-        words[-1] == parts[len(words) - 1] or (len(words) == 3 and parts[2].startswith(words[2].lower()))
-    )
+    for first in range(len(parts) - len(words) + 1):
+        some = parts[first : first + len(words)]
+        is_last = first + len(words) == len(parts)
+        if some == words or (is_last and some[:-1] == words[:-1] and some[-1].startswith(words[-1].lower())):
+            return True
+    return False
 
 
 def _one_store(bucket: Bucket) -> tuple[Bucket, str]:

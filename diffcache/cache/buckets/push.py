@@ -33,12 +33,13 @@ from diffcache.cache.buckets.manifest import (
 )
 from diffcache.cache.buckets.parallel import JOBS, in_parallel
 from diffcache.cache.buckets.place import Bucket, Entry
+from diffcache.cache.cache import open_cache
 from diffcache.cache.catalog import Ledger, Segment
 from diffcache.cache.files import sealed
 from diffcache.cache.files.disk import read_small
 from diffcache.cache.header import HEADER, Header
 from diffcache.cache.layout import RowRange, array_name, segment_name, short_place
-from diffcache.cache.places import place_of, require_folder
+from diffcache.cache.places import place_of, require_folder, store_folders
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import NAME, Receipt
 from diffcache.cache.store import Store
@@ -602,12 +603,9 @@ def push_cache(
         MissingError: there is no such cache, or no store in it.
         CacheError, BucketError: as :func:`push_store`; stores before it are pushed.
     """
-    from diffcache.cache.cache import open_cache
-    from diffcache.cache.places import store_folders
-
     folders = store_folders(open_cache(root).root) if stores is None else sorted(stores)
     if not folders:
-        raise MissingError(f"{root}: there is no store to push")
+        raise MissingError(f"{root}: no store is here to push")
     bucket = url if isinstance(url, Bucket) else Bucket(url)
     bucket.require_writable()
     return [push_store(folder, bucket, jobs=jobs, on_event=on_event) for folder in folders]

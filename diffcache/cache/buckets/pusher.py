@@ -54,7 +54,6 @@ class Pusher:
     ) -> None:
         self.root, self.bucket, self.jobs = root, bucket, jobs
         self.every, self.all_every, self.on_event = every, all_every, on_event
-        self.pushed: dict[Path, Pushed] = {}
         self._began = {path: _state(path) for path in self._folders()}
         self._seen = dict(self._began)
         self._wanted: set[Path] = set()
@@ -107,9 +106,7 @@ class Pusher:
 
     def _push(self, path: Path, *, everything: bool) -> None:
         try:
-            self.pushed[path] = push_store(
-                path, self.bucket, jobs=self.jobs, whole_chunks=not everything, on_event=self._quiet
-            )
+            push_store(path, self.bucket, jobs=self.jobs, whole_chunks=not everything, on_event=self._quiet)
         except (DiffcacheError, OSError) as error:
             text = f"{error}; tried again later, and at the end"
             if type(error).__name__ not in self._told:

@@ -18,12 +18,12 @@ from diffcache.cache.files.disk import unread
 from diffcache.cache.files.extents import Extents
 from diffcache.cache.formats.protocol import Format, get_format
 from diffcache.cache.header import HEADER, Header
-from diffcache.cache.layout import TMP, RowRange, ranges, segment_name
+from diffcache.cache.layout import LOCK, TMP, RowRange, ranges, segment_name
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.rows import PIECE, open_file, read_raw
 from diffcache.cache.stamps import STAMPS
-from diffcache.cache.store import LOCK, Store
+from diffcache.cache.store import Store
 from diffcache.errors import CacheError, UnreadableError
 from diffcache.setting import Setting
 

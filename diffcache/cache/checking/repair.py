@@ -26,13 +26,13 @@ from diffcache.cache.files.disk import flush_folder, make_folder, remove, write_
 from diffcache.cache.files.extents import RawFiles
 from diffcache.cache.files.lock import hold
 from diffcache.cache.header import HEADER, Header
-from diffcache.cache.layout import TMP, RowRange, array_name, ranges, short_place
+from diffcache.cache.layout import LOCK, TMP, RowRange, array_name, ranges, short_place
 from diffcache.cache.part import revoke
 from diffcache.cache.places import FOREIGN, cache_of, require_folder
 from diffcache.cache.receipts import Receipt
 from diffcache.cache.rows import PIECE, copy_rows, read_raw, row_hashes
 from diffcache.cache.samples import Samples
-from diffcache.cache.store import LOCK, Store
+from diffcache.cache.store import Store
 from diffcache.errors import CacheError, DiffcacheError, MissingError, UnreadableError
 from diffcache.events import Notice, OnEvent, ignore
 from diffcache.setting import Setting

@@ -26,13 +26,13 @@ from diffcache.cache.formats.compressed import ZSTD, compressed_chunk_rows
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.formats.skeleton import skeleton
 from diffcache.cache.header import HEADER, Header
-from diffcache.cache.layout import RowRange, array_name, ranges, segment_name
+from diffcache.cache.layout import LOCK, RowRange, array_name, ranges, segment_name
 from diffcache.cache.places import ROOT_LOCK, drafted, remove_drafts, require_folder
 from diffcache.cache.receipts import Receipt, binding
 from diffcache.cache.rows import copy_rows
 from diffcache.cache.samples import Samples
 from diffcache.cache.stamps import read_stamps, seal_stamps, stamps_path
-from diffcache.cache.store import LOCK, Store
+from diffcache.cache.store import Store
 from diffcache.cache.writer import create_segment
 from diffcache.errors import CacheError
 from diffcache.events import Notice, OnEvent, Progress, ignore

@@ -21,9 +21,6 @@ from diffcache.cache.files.disk import disk_full, open_plain
 from diffcache.errors import CacheError, DependencyError, MissingError
 from diffcache.events import Notice, OnEvent, ignore
 
-HELPER_LOCK = "helpers.lock"
-"""The lock file of helpers, among what is not whole yet; see :func:`exclusive`."""
-
 _LONGEST = 4096
 """Bytes of the longest text of a holder."""
 

@@ -152,7 +152,8 @@ class Window:
     def drop(self, start: int, nbytes: int) -> None:
         """Unmap bytes that were put; their addresses stay reserved."""
         flags = _PRIVATE | mmap.MAP_ANONYMOUS | _FIXED
-        assert _libc().mmap(self._base + start, nbytes, _NONE, flags, -1, 0) != _FAILED, "addresses of our own"
+        got = _libc().mmap(self._base + start, nbytes, _NONE, flags, -1, 0)
+        assert got != _FAILED, "addresses of our own"
 
 
 def _map_side_by_side(root: Path, extents: Extents) -> _Region | None:

@@ -13,13 +13,14 @@ from diffcache.cache.cache import Cache
 from diffcache.cache.files.disk import bytes_below, flush_folder, is_draft, refuse_links, remove
 from diffcache.cache.files.lock import hold
 from diffcache.cache.formats.protocol import Format, get_format
-from diffcache.cache.layout import TMP, segment_name, segment_number, sized
+from diffcache.cache.helping import require_no_helper
+from diffcache.cache.layout import LOCK, TMP, segment_name, segment_number, sized
 from diffcache.cache.orphans import is_spoken_of, unlisted_arrays
 from diffcache.cache.part import revoke
 from diffcache.cache.places import FOREIGN, ROOT_LOCK, require_folder, store_folders
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import NAME as RECEIPT_NAME
-from diffcache.cache.store import LOCK, Store
+from diffcache.cache.store import Store
 from diffcache.cache.tidying.removal import setting_paths
 from diffcache.errors import CacheError, DiffcacheError
 
@@ -165,6 +166,7 @@ def _folder(path: Path) -> bool:
 def _of_store(store: Store, skipped: list[str]) -> Iterator[_Item]:
     """Garbage of a store whose lock is held."""
     refuse_links(store.path)
+    require_no_helper(store.path)
     store.refresh()
     tmp, format_ = store.path / TMP, get_format(store.format)
     count = len(store.segments)  # damaged listings of segments end it here, before anything goes

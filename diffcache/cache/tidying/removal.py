@@ -11,10 +11,10 @@ from diffcache.cache.features import listed
 from diffcache.cache.files.disk import bytes_below, draft_name, flush_folder, make_folder, remove
 from diffcache.cache.files.lock import hold
 from diffcache.cache.formats.protocol import get_format
-from diffcache.cache.layout import TMP, array_name, segment_name
+from diffcache.cache.layout import LOCK, TMP, array_name, segment_name
 from diffcache.cache.part import revoke
 from diffcache.cache.places import ROOT_LOCK, cache_of, is_store, no_header, place_of, read_header, require_folder
-from diffcache.cache.store import LOCK, Store
+from diffcache.cache.store import Store
 from diffcache.errors import CacheError, NotCachedError
 from diffcache.events import OnEvent, ignore
 from diffcache.setting import Setting

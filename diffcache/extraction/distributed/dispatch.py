@@ -32,13 +32,12 @@ class Dispatch:
 
     Attributes:
         marked, saturated: rows and values, as the tasks counted them.
-        twins: how many tasks found their work done by another worker.
     """
 
     def __init__(self, cluster: Cluster, job: Job, writer: Writer, *, account: Account) -> None:
         self._cluster, self._writer, self._account = cluster, writer, account
         self._job = pickle.dumps(job)  # once for all tasks
-        self.marked = self.saturated = self.twins = 0
+        self.marked = self.saturated = 0
 
     def run(self, tasks: Iterable[Task], *, stop: Callable[[], bool]) -> bool:
         """Run all of them.
@@ -78,5 +77,4 @@ class Dispatch:
         self.marked += len(done.marks.keys() - marks.keys())  # every pass of a range may find the same
         marks.update(done.marks)
         self.saturated += done.saturated
-        self.twins += done.twin
         self._account.add(task.work.images)

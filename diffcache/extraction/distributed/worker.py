@@ -5,8 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -14,18 +13,13 @@ import numpy as np
 
 from diffcache.backbones import Backbone
 from diffcache.cache import RowRange, Store
-from diffcache.cache.catalog import read_segment_marks
-from diffcache.cache.files.disk import read_small
-from diffcache.cache.files.lock import HELPER_LOCK, exclusive, token_at
-from diffcache.cache.files.sealed import MAX_BYTES
-from diffcache.cache.layout import TMP, segment_name
+from diffcache.cache.helping import Helper
 from diffcache.cache.marking import mark_rows
-from diffcache.cache.receipts import Receipt, receipt_path
-from diffcache.cache.store import LOCK
+from diffcache.cache.receipts import Receipt
 from diffcache.compute import forget_trimming
 from diffcache.compute.dispatch import UnsuitedError
 from diffcache.compute.on_workers import require_probe, worker_address
-from diffcache.errors import CacheError, ClusterError, DiffcacheError, MissingError
+from diffcache.errors import ClusterError, DiffcacheError, MissingError
 from diffcache.extraction.decoded import Decoded
 from diffcache.extraction.distributed.job import Done, Job, Look, Opener, Seen, Task, network_fingerprint
 from diffcache.extraction.forward import Forward
@@ -36,8 +30,6 @@ from diffcache.extraction.run import allow_open_files
 from diffcache.images import ImageSource
 from diffcache.setting import Pass
 
-_TWIN_PATIENCE = 900.0  # seconds that another worker may take for a range
-_COMMIT_PATIENCE = 120.0
 _STORES = 4
 _NETWORKS = 2
 
@@ -99,35 +91,32 @@ def run_task(job: Job, task: Task) -> Done:
     """
     opened = _open(job)
     before = task.before or opened.last.get(task.rows)
-    receipts = [] if before is None else [before]
-    store = opened.store.for_helper(receipts=receipts, marks=task.marks)
-    path = receipt_path(store.path, task.rows, task.settings)
-    _require_token(job)
-    (store.path / TMP).mkdir(exist_ok=True)
+    helper = Helper(
+        opened.store,
+        job.token,
+        task.rows,
+        first_row=task.first_row,
+        receipts=[] if before is None else [before],
+        marks=task.marks,
+    )
+    _require_wanted(helper)
     # The scheduler may take a worker for dead that is alive, and send its task to another one.
-    with exclusive(store.path / TMP / HELPER_LOCK, _key(task.rows, path.name), patience=_TWIN_PATIENCE):
-        _require_token(job)
-        if (receipt := _committed(store, path)) is not None:
-            return Done(receipt=receipt, marks=_marks(store, task), twin=True)
-        return _compute(job, task, opened, store)
+    with helper.alone(task.settings):
+        _require_wanted(helper)
+        if (receipt := helper.committed(task.settings)) is not None:
+            return Done(receipt=receipt, marks=helper.marks(), twin=True)
+        done = _compute(job, task, opened, helper)
+    opened.last.clear()
+    opened.last[task.rows] = done.receipt
+    return done
 
 
-def _compute(job: Job, task: Task, opened: _Opened, store: Store) -> Done:
+def _compute(job: Job, task: Task, opened: _Opened, helper: Helper) -> Done:
+    store = helper.store
+
     def mark(reasons: Mapping[int, str]) -> None:
-        _require_token(job)
+        _require_wanted(helper)
         mark_rows(store, reasons)
-
-    @contextmanager
-    def committing(rows: RowRange) -> Iterator[None]:
-        # Another pass may be committed at this moment, which was not when this one was sent: both must have seen the
-        # same images, and what the first one has seen stays as it is recorded.
-        key = _key(rows, f"{rows.start:09d}")
-        with exclusive(store.path / TMP / HELPER_LOCK, key, patience=_COMMIT_PATIENCE):
-            if not store.ledger.at(rows):
-                for settings in job.passes:
-                    if _committed(store, receipt_path(store.path, rows, settings)) is not None:
-                        break
-            yield
 
     made = job.how.inputs(store, opened.source, opened.matching, opened.backbone, decoded=_decoded)
     forward = Forward(
@@ -137,47 +126,23 @@ def _compute(job: Job, task: Task, opened: _Opened, store: Store) -> Done:
         fallbacks=job.fallbacks,
         saturate=job.how.saturate,
         command=job.command,
-        may_write=lambda: _require_token(job),
-        committing=committing,
+        may_write=lambda: _require_wanted(helper),
+        committing=lambda rows: helper.committing(job.passes),
     )
     forward.run([task.work], made)
     rows = range(task.first_row, task.first_row + task.rows.rows)
     marks = {row: why for row, why in store.marks.items() if row in rows}
     (receipt,) = forward.committed
-    opened.last.clear()
-    opened.last[task.rows] = receipt
     return Done(receipt=receipt, marks=marks, saturated=forward.saturated)
 
 
-def _key(rows: RowRange, name: str) -> str:
-    return f"{segment_name(rows.segment)}.{name}"
-
-
-def _marks(store: Store, task: Task) -> dict[int, str]:
-    """What is marked by now of a task's rows."""
-    segment = store.segments[task.rows.segment]
-    marks = read_segment_marks(store.path, segment)
-    rows = range(task.rows.start, task.rows.stop)
-    return {segment.first_row + row: why for row, why in marks.items() if row in rows}
-
-
-def _committed(store: Store, path: object) -> Receipt | None:
-    """The receipt that a twin of this task has written; None where there is none that can be used."""
-    try:
-        receipt = Receipt.unseal(read_small(str(path), limit=MAX_BYTES), str(path))
-        store.ledger.add(receipt)
-    except (CacheError, OSError):
-        return None
-    return receipt
-
-
-def _require_token(job: Job) -> None:
+def _require_wanted(helper: Helper) -> None:
     """Stop where somebody else has taken the store over: what this task is part of is no more."""
-    if token_at(job.store / LOCK) != job.token:
+    if not helper.is_wanted():
         raise UnsuitedError(
             worker_address(),
-            f"{job.store}: expected the store while the command that sent this task holds it, found it given up, held "
-            f"by another command, or another folder here than where the command runs",
+            f"{helper.store.path}: expected the store while the command that sent this task holds it, found it given "
+            f"up, held by another command, or another folder here than where the command runs",
         )
 
 

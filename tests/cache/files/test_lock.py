@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from diffcache.cache.files import lock
-from diffcache.cache.files.lock import HELPER_LOCK, clear_lock, exclusive, hold, left_unfinished
+from diffcache.cache.files.lock import clear_lock, exclusive, hold, left_unfinished
 from diffcache.errors import CacheError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -82,7 +82,7 @@ def test_the_text_that_a_thread_left_after_an_error_is_not_taken_for_its_holder(
 def helpers(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The lock file of helpers, as it is on Linux and elsewhere."""
     monkeypatch.setattr(lock, "_BY_KEY", request.param == "a byte for each key")
-    return tmp_path / HELPER_LOCK
+    return tmp_path / "helpers.lock"
 
 
 def test_helpers_keep_apart_by_key(helpers: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_killed_helper_holds_nothing(tmp_path: Path) -> None:
             print("has it", flush=True)
             time.sleep(60)
     """
-    path = tmp_path / HELPER_LOCK
+    path = tmp_path / "helpers.lock"
     other = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), str(ROOT), str(path)], stdout=subprocess.PIPE, text=True
     )
