@@ -21,9 +21,7 @@ from diffcache.errors import ClusterError
 _POLL_SECONDS = 0.5
 _RESULT_SECONDS = 5.0  # for a receipt to travel
 _LOOK_SECONDS = 2.0  # between looks at which workers there are
-_LAST_SECONDS = (
-    0.5  # what a worker has in hand lasts as long, so that short tasks are sent and counted in many at a time
-)
+_LAST_SECONDS = 0.5  # tasks in flight for a worker last as long: short ones are sent and counted in many at a time
 _PAUSE_SECONDS = 0.1  # for more of them to end
 _MOST_AHEAD = 50
 

@@ -241,7 +241,7 @@ def _files(values: Plain, where: str) -> dict[str, SmallFile]:
 
 
 def _object(path: str, size: Plain, etag: Plain, where: str) -> None:
-    """Refuse a path that could lead out of the store: only names that stores have are letters, digits, dots, dashes."""
+    """Refuse a path that could lead out of the store, or that is none of the names that stores have."""
     if not _PATH.fullmatch(path) or len(path) > 1000 or not {"..", "."}.isdisjoint(path.split("/")):
         raise CacheError(f"{where}: damaged: no store has a file {path!r:.100}")
     sealed.whole(size, where)
