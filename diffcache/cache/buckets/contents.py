@@ -460,7 +460,7 @@ def array_bones(store: Store, array: StoredArray) -> Bones:
 
 
 def small_files(store: Store, there: Collection[str]) -> dict[str, Path]:
-    """The JSON files of a store but its receipts, by path in it; the header, which makes it a store, comes apart and last.
+    """The JSON files of a store but its receipts, by path in it; the header, which makes it a store, comes apart.
 
     Args:
         store: the store.
