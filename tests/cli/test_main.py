@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from diffcache import __version__
 from diffcache.cli import commands, main, planning
+from diffcache.cli.preparing import chosen_cluster
 from diffcache.compute.cluster import ClusterAddress
 from diffcache.errors import CacheError, ConfigError
 
@@ -268,6 +269,10 @@ class TestOptions:
         assert result.exit_code == 2
         assert line in result.stderr
         assert not given
+
+    def test_workers_of_no_cluster(self) -> None:
+        with pytest.raises(ConfigError, match="--mixed-workers: expected --dask too"):
+            chosen_cluster(None, mixed=True)
 
     def test_no_pipeline_and_no_command(self) -> None:
         assert call("extract").exit_code == 2

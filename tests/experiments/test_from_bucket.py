@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from diffcache.cache import layout
+from diffcache.cache import layout, open_cache
 from diffcache.cache.buckets import contents, mirror
 from diffcache.cache.buckets.push import push_cache
 from diffcache.cli import main
 from diffcache.config import load_pipeline
+from diffcache.experiments.stores_there import Place
 from diffcache.heads import find_runs
 from tests.cache.buckets.conftest import credentials, port, url  # noqa: F401 - fixtures
 
@@ -80,6 +82,13 @@ def test_it_gives_what_a_folder_gives(world, far: str, tmp_path: Path) -> None:
     ):
         status, out, err = run(*command)
         assert status == (1 if command[0] == "diff" else 0), (command, out, err)
+
+    # and a worker on another machine, which has a mirror of its own
+    store = open_cache(far).stores()[0]
+    place = pickle.loads(pickle.dumps(Place.of(store)))
+    shutil.rmtree(tmp_path / "mirrors")
+    mirror._mirrors.clear()
+    assert place.open().fingerprint == store.fingerprint
 
     shutil.rmtree(world.folder / "images")
     status, _, err = run("train-heads", world.file, *options, "--head", "attention")

@@ -16,6 +16,7 @@ from diffcache.cache import Store, verify_store
 from diffcache.cache.buckets.place import PART, Bucket
 from diffcache.cache.buckets.pull import pull_cache
 from diffcache.cache.buckets.push import push_store
+from diffcache.cache.layout import short_place
 from tests import command
 from tests.cache.buckets.checks import a_store, described, truthful
 from tests.cache.buckets.proxy import Proxy
@@ -149,6 +150,9 @@ def test_refusals_are_one_line_and_lose_nothing(tmp_path: Path, url: str, port: 
     assert "expected a URL" in fails("push", tmp_path / "a", "cache2")
     assert "only read" in fails("push", tmp_path / "a", f"http://127.0.0.1:{port}/x")
     assert "no store is named 'val'" in fails("pull", url, tmp_path / "b", "--store", "val")
+    assert "one store already" in fails("pull", f"{url}/{short_place(store.path)}", tmp_path / "b", "--store", "train")
+    assert "one store already" in fails("push", store.path, url, "--store", "train")
+    assert command.run("pull", url, tmp_path / "c", "--store", f"train/{store.path.name[:4]}")[0] == 0
     assert {path: path.stat().st_mtime_ns for path in store.path.rglob("*") if path.is_file()} == here
     assert verify_store(next((tmp_path / "b").glob("toys/train/*"))).ok
 

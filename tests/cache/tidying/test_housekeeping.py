@@ -20,6 +20,7 @@ from diffcache.cache import Cache, Features, Store, catalog, open_cache
 from diffcache.cache.files import disk, lock
 from diffcache.cache.files.disk import bytes_below
 from diffcache.cache.files.lock import hold
+from diffcache.cache.helping import marking
 from diffcache.cache.tidying import removal
 from diffcache.cache.tidying.garbage import Sweep, sweep
 from diffcache.cache.tidying.removal import remove_settings, remove_store, setting_bytes
@@ -532,6 +533,15 @@ class TestSweep:
         writer.communicate()
         maker.communicate()
         assert len(sweep(Cache(tmp_path), delete=True).garbage) == 2
+
+    def test_where_a_helper_of_a_killed_writer_is_at_work(self, tmp_path: Path, store: Store) -> None:
+        (store.path / "tmp" / "x").write_text("of the helper")
+        with marking(store.path, 0):
+            found = sweep(Cache(tmp_path), delete=True)
+        assert found.garbage == ()
+        assert "expected this lock to be free" in found.skipped[0]
+        assert (store.path / "tmp" / "x").exists()
+        assert {item.path.name for item in sweep(Cache(tmp_path), delete=True).garbage} == {"helpers.lock", "x"}
 
     def test_damaged_stores(self, tmp_path: Path, store: Store) -> None:
         _, broken = create(tmp_path, "zarr", rows=10, split="test")

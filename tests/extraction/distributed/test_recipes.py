@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -39,6 +40,14 @@ def command(folder: Path, name: str, text: str) -> None:
 def require_well(cache: Path) -> None:
     stores = open_cache(cache).stores()
     assert [verify_store(store).status for store in stores] == ["well"] * 4
+
+
+@pytest.mark.parametrize(
+    ("walltime", "minutes"),
+    [("90", 90), ("90:30", 90), ("04:00:00", 240), ("1-12", 2160), ("1-12:15", 2175), ("1-02:30:00", 1590), ("1", 2)],
+)
+def test_walltimes_as_slurm_reads_them(walltime, minutes):
+    assert runpy.run_path(str(CLUSTER / "slurm.py"))["_minutes"](walltime) == minutes
 
 
 def test_slurm(world, tmp_path):
