@@ -18,6 +18,9 @@ from diffcache.errors import CacheError, DiffcacheError, MissingError
 ROOT_LOCK = ".lock"
 """In a cache's root: held by whoever makes or removes whole stores."""
 
+PROBE = ".probe-"
+"""How files in a cache's root begin by which workers know the folder; see :mod:`diffcache.compute.on_workers`."""
+
 FOREIGN = ".foreign"
 """Folder in a cache's root where repairs put what is not the store's."""
 

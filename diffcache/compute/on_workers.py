@@ -13,6 +13,7 @@ from typing import Any
 from diffcache import __version__
 from diffcache.compute.cluster import Cluster, lost
 from diffcache.errors import ClusterError, DiffcacheError
+from diffcache.events import OnEvent
 
 _OURS = "__import__('diffcache').__version__"
 """Asked as text: where there is no diffcache, nothing of it could be sent."""
@@ -88,6 +89,26 @@ def ask_all(cluster: Cluster, workers: Sequence[str], function: Callable[..., An
     if unsuited:
         raise ClusterError(f"{cluster}: {len(unsuited)} of {len(workers)} workers cannot take part: {few(unsuited)}")
     return found
+
+
+def join(cluster: Cluster, look: Callable[..., Any], *args: Any, on_event: OnEvent) -> dict[str, Any]:
+    """Wait for a worker, compare versions, and have every worker look whether it can take part.
+
+    Args:
+        cluster: whose workers.
+        look: called on each of them, with ``args``; raises an error of ours where it cannot.
+        args: of ``look``; they can be pickled.
+        on_event: hears of waiting.
+
+    Returns:
+        What each found, by address.
+
+    Raises:
+        ClusterError: some cannot take part, and why; or the scheduler is gone.
+    """
+    workers = cluster.wait_for_workers(on_event=on_event)
+    require_versions(cluster)
+    return ask_all(cluster, workers, look, *args)
 
 
 @contextmanager

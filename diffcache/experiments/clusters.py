@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from diffcache.backbones import Card
 from diffcache.cache import Cache
 from diffcache.compute.cluster import Cluster, ClusterAddress
-from diffcache.compute.on_workers import ask_all, require_versions
+from diffcache.compute.on_workers import join
 from diffcache.config import Pipeline
 from diffcache.errors import ClusterError
 from diffcache.events import OnEvent
@@ -71,9 +71,7 @@ def cluster_precision(pipeline: Pipeline, cluster: Cluster, *, on_event: OnEvent
     Raises:
         ClusterError: it is not the same for all of them, or a worker has no such device.
     """
-    workers = cluster.wait_for_workers(on_event=on_event)
-    require_versions(cluster)
-    found = ask_all(cluster, workers, _precision, pipeline.backbone.device)
+    found = join(cluster, _precision, pipeline.backbone.device, on_event=on_event)
     if len(set(found.values())) > 1:
         pairs = ", ".join(f"{worker} {one}" for worker, one in list(found.items())[:4])
         raise ClusterError(

@@ -18,7 +18,7 @@ from diffcache.analysis.cka_plot import Side, draw_cka
 from diffcache.cache.files.disk import write_whole
 from diffcache.compute.cluster import Cluster, ClusterAddress, open_cluster
 from diffcache.compute.each import MOST_DEATHS
-from diffcache.compute.on_workers import ask_all, require_versions
+from diffcache.compute.on_workers import join
 from diffcache.config import Pipeline
 from diffcache.errors import DependencyError
 from diffcache.events import Notice, OnEvent, Progress, ignore
@@ -121,9 +121,7 @@ def _joined(address: ClusterAddress, features: Sequence[Rows], on_event: OnEvent
     """A cluster whose workers have this version, and the stores."""
     places = {place for place in map(place_of, features) if place is not None}
     with open_cluster(address, deaths=MOST_DEATHS, on_event=on_event) as cluster:
-        workers = cluster.wait_for_workers(on_event=on_event)
-        require_versions(cluster)
-        ask_all(cluster, workers, look_at, tuple(places))
+        join(cluster, look_at, tuple(places), on_event=on_event)
         yield cluster
 
 

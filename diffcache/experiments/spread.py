@@ -14,7 +14,7 @@ from diffcache.cache.files.disk import make_folder
 from diffcache.compute.cluster import Cluster, ClusterAddress, open_cluster
 from diffcache.compute.dispatch import Dispatch, InOrder, Order
 from diffcache.compute.interrupts import interrupts_held
-from diffcache.compute.on_workers import ask_all, probe_in, require_versions
+from diffcache.compute.on_workers import join, probe_in
 from diffcache.config import TRAINED
 from diffcache.errors import ClusterError
 from diffcache.events import Notice, OnEvent, Progress
@@ -162,9 +162,7 @@ class Spread:
         Raises:
             ClusterError: one cannot take part, and why; or ``auto`` is another precision there.
         """
-        workers = cluster.wait_for_workers(on_event=self._on_event)
-        require_versions(cluster)
-        found: Mapping[str, Seen] = ask_all(cluster, workers, look, job, devices)
+        found: Mapping[str, Seen] = join(cluster, look, job, devices, on_event=self._on_event)
         for device in devices:
             said = {worker: seen.precisions[device] for worker, seen in found.items()}
             if len(set(said.values())) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ from diffcache.cache.helping import require_no_helper
 from diffcache.cache.layout import LOCK, TMP, segment_name, segment_number, sized
 from diffcache.cache.orphans import is_spoken_of, unlisted_arrays
 from diffcache.cache.part import revoke
-from diffcache.cache.places import FOREIGN, ROOT_LOCK, require_folder, store_folders
+from diffcache.cache.places import FOREIGN, PROBE, ROOT_LOCK, require_folder, store_folders
 from diffcache.cache.receipts import FOLDER as RECEIPTS
 from diffcache.cache.receipts import NAME as RECEIPT_NAME
 from diffcache.cache.store import Store
 from diffcache.cache.tidying.removal import setting_paths
 from diffcache.errors import CacheError, DiffcacheError
+
+_PROBE_SECONDS = 86_400.0  # whoever made it may wait for workers as long
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -139,7 +142,9 @@ def _remove(path: Path) -> None:
 
 def _of_root(root: Path, skipped: list[str], *, foreign: bool) -> Iterator[_Item]:
     for path in sorted(root.iterdir()):
-        if is_draft(path.name):
+        if path.name.startswith(PROBE) and time.time() - path.lstat().st_mtime > _PROBE_SECONDS:
+            yield _whole(path, "by which workers of a killed command knew the folder")
+        elif is_draft(path.name):
             yield _whole(path, "a store that was being made or removed by a killed process")
         elif path.name == FOREIGN and foreign:
             yield _whole(path, "put aside by repairs")

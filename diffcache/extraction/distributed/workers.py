@@ -13,7 +13,7 @@ from diffcache.cache.files.lock import command_line
 from diffcache.cache.writer import Writer
 from diffcache.compute.cluster import Cluster
 from diffcache.compute.interrupts import interrupts_held
-from diffcache.compute.on_workers import ask_all, few, on_each, probe_in, require_versions
+from diffcache.compute.on_workers import few, join, on_each, probe_in
 from diffcache.errors import ClusterError
 from diffcache.events import Fallback, Notice, OnEvent
 from diffcache.extraction.distributed.dispatch import Dispatch
@@ -58,12 +58,9 @@ class Workers:
         Raises:
             ClusterError: one cannot, or they are of different kinds where that isn't asked for; each is named.
         """
-        cluster = self._cluster
-        self._fingerprint = network_fingerprint(backbone)
-        workers = cluster.wait_for_workers(on_event=on_event)
-        require_versions(cluster)
+        cluster, self._fingerprint = self._cluster, network_fingerprint(backbone)
         with probe_in(self._root) as probe:
-            self._seen = ask_all(cluster, workers, look, self._ask(probe))
+            self._seen = join(cluster, look, self._ask(probe), on_event=on_event)
         if not self._mixed:
             self._require_one_kind()
         if backbone.card.has_network:

@@ -24,6 +24,7 @@ from diffcache.cache.helping import marking
 from diffcache.cache.tidying import removal
 from diffcache.cache.tidying.garbage import Sweep, sweep
 from diffcache.cache.tidying.removal import remove_settings, remove_store, setting_bytes
+from diffcache.compute.on_workers import probe_in
 from diffcache.errors import CacheError, MissingError, NotCachedError
 from diffcache.events import Event, Notice
 from diffcache.setting import Setting
@@ -389,6 +390,12 @@ class TestSweep:
         assert (tmp_path / "with space").exists()
         assert (tmp_path / "papers" / "x" / "a.pdf").exists()
         whole(store, LARGE)
+
+    def test_an_old_probe(self, tmp_path: Path, store: Store) -> None:
+        with probe_in(tmp_path) as probe:
+            assert sweep(Cache(tmp_path), delete=True).garbage == ()  # its workers may be waited for
+            os.utime(probe, (0, 0))
+            assert [item.path for item in sweep(Cache(tmp_path), delete=True).garbage] == [probe]
 
     @pytest.mark.parametrize("delete", [True, False])
     @pytest.mark.parametrize("unfinished", [True, False])
