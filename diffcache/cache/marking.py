@@ -27,6 +27,10 @@ def mark_rows(store: Store, reasons: Mapping[int, str]) -> None:
         store: the store, whose lock is held by this process or by the one that sent it here.
         reasons: row, counted over the store, to one line for people; what UTF-8 cannot hold of it, as of names of files
             in another encoding, is escaped.
+
+    Raises:
+        CacheError: another helper has been marking rows of the segment for too long.
+        DiskFullError: no room.
     """
     reasons = {row: text.encode("utf-8", "backslashreplace").decode() for row, text in reasons.items()}
     by_segment: dict[int, Segment] = {}

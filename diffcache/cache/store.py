@@ -60,9 +60,11 @@ class Store:
         """Open the store in a folder, or the one at a URL, ``s3://BUCKET/CACHE/images/split/<16 digits>``.
 
         Raises:
+            ConfigError: there are no such URLs, or ``DIFFCACHE_MIRROR_BYTES`` is no number.
             MissingError: there is none.
             CacheError: its ``store.json`` is gone, damaged, or of a newer format.
             BucketError: the bucket cannot be read.
+            DependencyError: the library that reads buckets is not installed.
         """
         if isinstance(path, str) and is_url(path):
             from diffcache.cache.buckets.mirror import bring_store
@@ -375,7 +377,7 @@ class Store:
             wait: whether to wait for another writer.
 
         Raises:
-            CacheError: the store is compressed, or this thread holds the lock already; there is another
+            CacheError: the store is compressed or in a bucket, or this thread holds the lock already; there is another
                 writer, where that is not waited for; another store was made in the place of this one.
             MissingError: the store was removed.
         """

@@ -100,6 +100,9 @@ class Cluster:
 
         Args:
             on_event: hears once that they are waited for.
+
+        Raises:
+            ClusterError: the scheduler does not answer.
         """
         said = False
         while not (workers := self.workers()):

@@ -92,6 +92,12 @@ class Forward:
 
         Returns:
             Whether all of it is committed.
+
+        Raises:
+            ImageError, MissingError: an image cannot be read; what was committed before stays, as with all of these.
+            StorageOverflowError: a value does not fit the storage type.
+            DeviceError: out of memory.
+            DiskFullError: no room.
         """
         work = list(work)
         inputs = sum(math.ceil(part.rows.rows / self.store.group_size) * len(part.passes) for part in work)

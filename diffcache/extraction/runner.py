@@ -93,7 +93,15 @@ class Runner(Protocol):
         fallbacks: Sequence[Fallback],
         account: Account,
     ) -> None:
-        """Compute and commit all of it."""
+        """Compute and commit all of it.
+
+        Raises:
+            ImageError, MissingError: an image cannot be read; what was committed before stays, as with all of these.
+            StorageOverflowError: a value does not fit the storage type.
+            DeviceError: out of memory.
+            DiskFullError: no room.
+            Interrupted: Ctrl-C; it says what is left.
+        """
         ...
 
 

@@ -75,7 +75,11 @@ class Workers:
     def group_size(
         self, asked: int | str, *, blocks: Collection[int], pass_: Pass
     ) -> tuple[int, Sequence[Fallback], float]:
-        """See :class:`Runner`: the smallest of what suits each of the workers."""
+        """See :class:`Runner`: the smallest of what suits each of the workers.
+
+        Raises:
+            ClusterError: one cannot tell, or the scheduler is gone.
+        """
         ask = self._ask(self._root)
         sizes = on_each(self._cluster, sorted(self._seen), largest_group, ask, asked, frozenset(blocks), pass_)
         for worker, size in sizes.items():
