@@ -11,7 +11,7 @@ from diffcache.cache.catalog import read_segment_marks
 from diffcache.cache.files.disk import read_small
 from diffcache.cache.files.lock import clear_lock, exclusive, token_at
 from diffcache.cache.files.sealed import MAX_BYTES
-from diffcache.cache.layout import LOCK, TMP, RowRange, segment_name
+from diffcache.cache.layout import HELPERS, LOCK, TMP, RowRange, segment_name
 from diffcache.cache.receipts import Receipt, receipt_path
 from diffcache.errors import CacheError
 from diffcache.setting import Setting
@@ -19,7 +19,6 @@ from diffcache.setting import Setting
 if TYPE_CHECKING:
     from diffcache.cache.store import Store
 
-_NAME = Path("helpers.lock")
 _TWIN_PATIENCE = 900.0  # seconds that another helper may take for a range
 _COMMIT_PATIENCE = 120.0
 _MARK_PATIENCE = 60.0
@@ -135,12 +134,12 @@ def forget_helpers(store: Path) -> None:
 
 def _locks(store: Path) -> list[Path]:
     tmp = store / TMP
-    return sorted(path for path in tmp.iterdir() if path.suffix == _NAME.suffix) if tmp.is_dir() else []
+    return sorted(path for path in tmp.iterdir() if path.suffix == Path(HELPERS).suffix) if tmp.is_dir() else []
 
 
 @contextmanager
 def _apart(store: Path, key: str, *, patience: float) -> Iterator[None]:
     """Be the only helper at something."""
     (store / TMP).mkdir(exist_ok=True)
-    with exclusive(store / TMP / _NAME, key, patience=patience):
+    with exclusive(store / TMP / HELPERS, key, patience=patience):
         yield

@@ -19,6 +19,9 @@ RANGE_PIXELS = 2**24
 LOCK = "lock"
 """File of a store that its writer holds."""
 
+HELPERS = "helpers.lock"
+"""File in a store's ``tmp`` by which helpers keep apart; see :mod:`diffcache.cache.helping`."""
+
 TMP = "tmp"
 """Folder of a store where files are written before they are whole."""
 

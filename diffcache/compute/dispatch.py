@@ -1,4 +1,4 @@
-"""Tasks to the workers of a cluster, few at a time, and what becomes of them."""
+"""Tasks to the workers of a cluster, as many as it needs at a time, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, CancelledError, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,7 +19,7 @@ from diffcache.compute.cluster import Cluster, lost
 from diffcache.errors import ClusterError
 
 _POLL_SECONDS = 0.5
-_RESULT_SECONDS = 5.0  # for a receipt to travel
+_RESULT_SECONDS = 30.0  # for an error that has come to be handed over
 _LOOK_SECONDS = 2.0  # between looks at which workers there are
 _LAST_SECONDS = 0.5  # tasks in flight for a worker last as long: short ones are sent and counted in many at a time
 _PAUSE_SECONDS = 0.1  # for more of them to end
@@ -129,8 +129,9 @@ class Dispatch(Generic[T]):
         self._deaths: dict[str, int] = {}
         self._refused: dict[str, str] = {}
         self._workers: list[str] = []
+        self._asked: dict[Any, dict[Any, Any]] = {}  # requests for results that have not come yet, and their tasks
         self._suited = False  # whether any worker has done one
-        self._looked = 0.0
+        self._looked, self._changed = 0.0, False
         self._number = self._counted = 0
 
     def run(self, queue: Queue[T], *, stop: Callable[[], bool]) -> bool:
@@ -159,7 +160,8 @@ class Dispatch(Generic[T]):
 
     def _look(self) -> list[T]:
         """Which workers there are now; they come and go. The tasks of those that are gone, which must run again."""
-        if time.monotonic() - self._looked < _LOOK_SECONDS:
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS and not self._changed:
             return []
         there = self._cluster.workers()
         if there and not set(there) - set(self._refused) and not self._suited:
@@ -170,37 +172,41 @@ class Dispatch(Generic[T]):
         if not suited and self._workers:
             self._say(f"no worker is left at {self._cluster} that can take part; waiting for one")
         self._workers = suited
-        now = time.monotonic()
-        each_second = self._counted / (now - self._looked) / max(1, len(suited))
-        self._ahead = max(self._least_ahead, min(_MOST_AHEAD, math.ceil(_LAST_SECONDS * each_second)))
-        self._looked, self._counted = now, 0
+        if self._deaths:  # few are to be there when the next one dies
+            self._ahead = self._least_ahead
+        elif not self._changed:
+            each_second = self._counted / (now - self._looked) / max(1, len(suited))
+            self._ahead = max(self._least_ahead, min(_MOST_AHEAD, math.ceil(_LAST_SECONDS * each_second)))
+            self._counted = 0
+        self._looked, self._changed = now, False
         return self._left_behind(set(there))
 
     def _left_behind(self, there: set[str]) -> list[T]:
         """Tasks sent to workers that are gone: where there was none at that moment, Dask would keep them for ever."""
         again: list[T] = []
         for key, (future, task, order, worker) in list(self._flying.items()):
-            if worker is not None and worker not in there and future.status == "pending":
+            if worker is not None and worker not in there and future.status in ("pending", "lost"):
                 del self._flying[key]
+                if future.status == "pending":  # else it was done, and what came of it went with the worker
+                    self._died(order, 1)
                 future.release()
-                self._died(order, 1)
                 again.append(task)
         return again
 
     def _fill(self, queue: Queue[T]) -> None:
-        """Send as many tasks as there may be in flight, those for one worker together."""
-        counts = dict.fromkeys(self._workers, 0)
-        for _, _, _, worker in self._flying.values():
-            if worker in counts:
-                counts[worker] += 1
+        """Send each worker as many tasks as it may have in flight, all of them together."""
+        # Counted apart, so that what a worker that is stuck has in flight keeps none from the others. Where there is no
+        # worker some tasks wait for any.
+        counts: dict[str | None, int] = dict.fromkeys(self._workers, 0) or {None: len(self._flying)}
+        for _, _, _, sent_to in self._flying.values():
+            if sent_to is not None and sent_to in counts:
+                counts[sent_to] += 1
         sent: dict[str | None, list[tuple[T, Order]]] = {}
-        for _ in range(self._ahead * max(1, len(counts)) - len(self._flying)):
-            worker = min(counts, key=lambda worker: counts[worker], default=None)  # that has the least to do
+        while counts[worker := min(counts, key=lambda worker: counts[worker])] < self._ahead:
             if (task := queue.next(worker)) is None:
                 break
             sent.setdefault(worker, []).append((task, self._order(task)))
-            if worker is not None:
-                counts[worker] += 1
+            counts[worker] += 1
         for worker, tasks in sent.items():
             for function, some in groupby(tasks, key=lambda item: item[1].function):
                 self._submit(worker, function, list(some))
@@ -217,9 +223,9 @@ class Dispatch(Generic[T]):
                 key=keys,
                 pure=False,
                 priority=-self._number,
-                # Another one where that is gone, or has more to do than others; who cannot take part sends it back.
+                # Another one where that is gone, or has more to do than others; but not those that cannot take part.
                 workers=None if worker is None else [worker],
-                allow_other_workers=worker is not None,
+                allow_other_workers=worker is not None and not self._refused,
             )
         for future, (task, order) in zip(futures, tasks, strict=True):
             self._flying[future.key] = (future, task, order, worker)
@@ -228,29 +234,34 @@ class Dispatch(Generic[T]):
     def _collect(self) -> list[T]:
         """Count in what has ended, waiting a moment for it; the tasks that must run again."""
         again: list[T] = []
-        ended = self._all_ended()
-        found = self._gather({future.key: future for future in ended if future.status == "finished"})
-        late = []
-        for future in ended:
-            _, task, order, _ = self._flying[future.key]
-            if future.key not in found and future.status not in ("error", "cancelled"):
+        finished, failed, late = [], [], []
+        for future in self._ended_now():
+            if future.status == "finished":
+                finished.append(future)
+            elif future.status not in ("error", "cancelled"):
                 late.append(future)  # its worker went before it had handed over what it found: another does it
-                continue
-            if not self._count(future, task, order, found):
-                again.append(task)
-            del self._flying[future.key]
-            future.release()
+            else:
+                failed.append(future)
+        self._ask(finished)
+        for future, result in self._come():
+            task = self._over(future)
+            self._suited = True
+            self._counted += 1
+            self._accept(task, result)
+        for future in failed:
+            self._require_unsuited(future)
+            again.append(self._over(future))
         for future in late:
             self._ended.put(future)
-        if late and len(late) == len(ended):
+        if late and not self._asked:
             time.sleep(_PAUSE_SECONDS)
         return again
 
-    def _all_ended(self) -> list[Any]:
-        """What has ended and is not counted in, each once; waits a moment where there is nothing."""
+    def _ended_now(self) -> list[Any]:
+        """What has ended and is not counted in, each once; waits a moment for some."""
         ended: dict[Any, Any] = {}
         with suppress(Empty):
-            first = self._ended.get(timeout=_POLL_SECONDS)
+            first = self._ended.get(timeout=_PAUSE_SECONDS if self._asked else _POLL_SECONDS)
             ended[first.key] = first
             if self._ahead > self._least_ahead:
                 time.sleep(_PAUSE_SECONDS)
@@ -259,52 +270,64 @@ class Dispatch(Generic[T]):
                 ended[future.key] = future
         return [future for key, future in ended.items() if key in self._flying]  # else it was sent again meanwhile
 
-    def _gather(self, futures: dict[str, Any]) -> dict[str, Any]:
-        """What came of some tasks; what cannot be had now is left out."""
-        if not futures:
-            return {}
+    def _ask(self, futures: Iterable[Any]) -> None:
+        """Ask for what came of some tasks, of each worker apart: one that is stuck holds up no other's."""
+        by_worker: dict[str | None, dict[Any, Any]] = {}
+        for future in futures:
+            by_worker.setdefault(self._flying[future.key][3], {})[future.key] = future
         client: Any = self._cluster.client
-        coming = asyncio.run_coroutine_threadsafe(
-            client.gather(futures, errors="skip", asynchronous=True), client.loop.asyncio_loop
-        )
-        with lost(self._cluster):
-            try:
-                found = coming.result(_RESULT_SECONDS)
-            except TimeoutError:  # it is not cancelled, as Dask would then give nothing to those who ask next
-                return {}
-        return {key: value for key, value in found.items() if futures[key].status == "finished"}
+        for some in by_worker.values():
+            gathered = client.gather(some, errors="skip", asynchronous=True)
+            self._asked[asyncio.run_coroutine_threadsafe(gathered, client.loop.asyncio_loop)] = some
 
-    def _count(self, future: Any, task: T, order: Order, found: Mapping[str, Any]) -> bool:
-        """Count one in; False where it must run again."""
+    def _come(self) -> Iterator[tuple[Any, Any]]:
+        """Tasks whose results have come by now, or in a moment, with these."""
+        # What has been asked for is never given up, as Dask would then give nothing to those who ask next.
+        ready, _ = wait(self._asked, timeout=_PAUSE_SECONDS, return_when=FIRST_COMPLETED)
+        for request in ready:
+            some = self._asked.pop(request)
+            with lost(self._cluster):
+                found = request.result()
+            for key, future in some.items():
+                if key not in self._flying:  # it was sent again meanwhile
+                    continue
+                if future.status == "finished":
+                    yield future, found[key]
+                else:
+                    self._ended.put(future)
+
+    def _over(self, future: Any) -> T:
+        """The task of a future that is not needed any more."""
+        _, task, order, _ = self._flying.pop(future.key)
+        if future.status == "finished":
+            self._deaths.pop(order.name, None)
+        future.release()
+        return task
+
+    def _require_unsuited(self, future: Any) -> None:
+        """Raise what a task raised, unless it was its worker that could not do it, which is noted."""
         from distributed import KilledWorker
 
         if future.cancelled():
             with lost(self._cluster):
                 raise CancelledError("its tasks were cancelled")
-        if future.status == "error":
-            try:
-                future.result(timeout=_RESULT_SECONDS)
-            except UnsuitedError as error:
-                if error.worker not in self._refused:
-                    self._refused[error.worker] = str(error)
-                    self._say(f"left out: {error}")
-                    self._looked = 0.0
-                return False
-            except KilledWorker as error:
-                self._died(order, error.allowed_failures + 1)
-                return False
-        self._suited = True
-        self._counted += 1
-        self._accept(task, found[future.key])
-        return True
+        try:
+            future.result(timeout=_RESULT_SECONDS)
+        except UnsuitedError as error:
+            if error.worker not in self._refused:
+                self._refused[error.worker] = str(error)
+                self._say(f"left out: {error}")
+                self._changed = True
+        except KilledWorker as error:
+            self._died(self._flying[future.key][2], error.allowed_failures + 1)
 
     def _died(self, order: Order, count: int) -> None:
         """So many workers have died while they had a task; it may be none of its doing."""
         deaths = self._deaths[order.name] = self._deaths.get(order.name, 0) + count
         if deaths > self._most_deaths:
             raise ClusterError(
-                f"{self._cluster}: {deaths} workers died while they had {order.what}; the usual cause is that they run "
-                f"out of memory: {self._remedy}"
+                f"{self._cluster}: {deaths} workers died while they had {order.what} in hand or in line; the usual "
+                f"cause is that they run out of memory: {self._remedy}"
             )
 
     def _cancel(self) -> None:

@@ -156,12 +156,12 @@ class Forward:
         if unreadable:
             self._mark(unreadable)
             self.marked += len(unreadable)
+        self._may_write()
         if group.start == work.rows.start:
             self._open[pass_] = self.store.begin(work.rows, work.passes[pass_])
             self._digests[pass_], self._stamps[pass_] = [], []
         self._digests[pass_].append(group.digests)
         self._stamps[pass_].append(group.stamps)
-        self._may_write()
         for setting, stored in values.items():
             saturated = self._checked(group, setting, stored)
             self._open[pass_].write(setting, group.start, stored.values[kept].numpy(), saturated=saturated)

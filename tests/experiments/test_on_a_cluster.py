@@ -257,7 +257,10 @@ def test_a_training_that_kills_its_workers_ends_it(slow, monkeypatch):
     monkeypatch.setattr(spread, "train_there", die)
     with (
         spread_over("local:1", slow) as opened,
-        pytest.raises(ClusterError, match=r"1 workers died while they had linear on t5/b4/pool4; .*same command goes"),
+        pytest.raises(
+            ClusterError,
+            match=r"1 workers died while they had linear on t5/b4/pool4 .*same command goes",
+        ),
     ):
         opened.run(slow[2])
 

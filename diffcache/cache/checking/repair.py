@@ -26,6 +26,7 @@ from diffcache.cache.files.disk import flush_folder, make_folder, remove, write_
 from diffcache.cache.files.extents import RawFiles
 from diffcache.cache.files.lock import hold
 from diffcache.cache.header import HEADER, Header
+from diffcache.cache.helping import wait_for_helpers
 from diffcache.cache.layout import LOCK, TMP, RowRange, array_name, ranges, short_place
 from diffcache.cache.part import revoke
 from diffcache.cache.places import FOREIGN, cache_of, require_folder
@@ -104,6 +105,7 @@ def repair_store(
         if lock.is_symlink() or (lock.exists() and not lock.is_file()):
             _put_aside(lock, _foreign_folder(root, inspect(root, pool=pool).header) / LOCK)
         with hold(lock, what=str(root), on_event=on_event):
+            wait_for_helpers(root)
             return _Repairer(root, samples, content_hash_of, on_event, pool).run()
 
 

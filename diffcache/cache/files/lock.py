@@ -29,6 +29,9 @@ _PAUSE, _LONGEST_PAUSE = 0.005, 0.5  # seconds between two tries
 _BY_KEY = sys.platform == "linux" and sys.maxsize > 2**32
 """Whether the system locks single bytes of a file for who has it open, and not for the whole process."""
 
+_F_OFD_SETLK = 37
+"""As on every Linux; Python knows it by name only where it was built with it."""
+
 _open: set[int] = set()
 """Files of locks that are held or waited for."""
 
@@ -149,7 +152,8 @@ def exclusive(path: Path, key: str | None, *, patience: float) -> Iterator[None]
     """Be the only one at something, among helpers of one holder; others wait.
 
     Args:
-        path: the lock file; made if it isn't there, and left there (see :func:`clear_lock`).
+        path: the lock file; made if it isn't there, and left there (see :func:`clear_lock`). Where the system has no
+            locks by key it is a file beside it, which goes.
         key: what is to be done. Those with other keys go on at the same time; None waits for all of them, and they
             for it.
         patience: seconds to wait for another one.
@@ -213,11 +217,16 @@ def _try_lock(fd: int, key: str | None) -> bool:
         # A byte for each key, far beyond the end of the file, which stays empty: a file of its own for each would have
         # to be made and removed, for which some disks take longer than for all the rest of a commit.
         start, length = (0, 0) if key is None else (_place(key), 1)
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, length, 0))
+        fcntl.fcntl(fd, _F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, length, 0))
     except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
-        return False
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        if _BY_KEY and error.errno in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise DependencyError(
+                f"locks of the open file description (F_OFD_SETLK) are needed, as Linux has them since 3.15, and this "
+                f"system or its disk has none ({error.strerror}); use another one"
+            ) from None
+        raise
     return True
 
 
