@@ -223,9 +223,10 @@ class Dispatch(Generic[T]):
                 key=keys,
                 pure=False,
                 priority=-self._number,
-                # Another one where that is gone, or has more to do than others; but not those that cannot take part.
                 workers=None if worker is None else [worker],
-                allow_other_workers=worker is not None and not self._refused,
+                # Long tasks may go to one that has less to do. Of short ones one that is stuck would be given those of
+                # all others, and of any, one that cannot take part.
+                allow_other_workers=worker is not None and self._ahead == self._least_ahead and not self._refused,
             )
         for future, (task, order) in zip(futures, tasks, strict=True):
             self._flying[future.key] = (future, task, order, worker)
