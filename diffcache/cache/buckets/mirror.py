@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from diffcache.cache.buckets import outline
 from diffcache.cache.buckets.chunks import Bytes, Chunk, ChunkFolder, WrongBytesError, differs
 from diffcache.cache.buckets.manifest import MANIFEST, STORES, Manifest, Piece, unseal_stores
-from diffcache.cache.buckets.place import PART, Bucket
+from diffcache.cache.buckets.place import PART, Bucket, checked_scheme
 from diffcache.cache.buckets.queue import Downloads
 from diffcache.cache.files.disk import disk_full, draft_name, flush_data, make_folder, pwrite_all, remove, write_whole
 from diffcache.cache.header import HEADER
@@ -106,8 +106,9 @@ def open_mirror(url: str, *, root: Path | None = None, limit: int | None = None)
         limit: bytes of chunks, in place of those that it was opened with.
 
     Raises:
-        ConfigError: ``DIFFCACHE_MIRROR_BYTES`` is no number.
+        ConfigError: ``DIFFCACHE_MIRROR_BYTES`` is no number, or there are no such URLs.
     """
+    checked_scheme(url)
     url = url.rstrip("/")
     root = mirror_root(url) if root is None else root
     with _opening:
@@ -338,6 +339,7 @@ class Mirror:
             found = hashlib.sha256(data).hexdigest()
             if found == piece.sha256:
                 return data
+            self.bucket.forget(name)
         raise self._changed(name, differs(piece.offset, piece.length, piece.sha256, found))
 
     def _changed(self, name: str, what: str) -> DiffcacheError:
@@ -394,6 +396,7 @@ class Mirror:
                 return self.chunks.fetch(part.chunk, partial(self._bytes, part))
             except WrongBytesError as error:
                 what = f"from byte {part.offset} on, {error}" if part.offset else str(error)
+                self.bucket.forget(part.name)
             except MissingError as error:
                 what = str(error)
                 break

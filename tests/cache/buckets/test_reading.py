@@ -274,6 +274,32 @@ class TestMirror:
         with pytest.raises(ConfigError, match="known are s3"):
             open_cache("gopher://bucket/cache")
 
+    def test_a_folder_is_made_only_to_write_there(self, here: Cache, tmp_path: Path) -> None:
+        for name in ("none/a b", "none"):
+            with pytest.raises(MissingError, match="there is no cache here"):
+                open_cache(f"file://{tmp_path / name}")
+        assert not (tmp_path / "none").exists()
+        assert list(Bucket(f"file://{tmp_path / 'none'}").list()) == []
+        url = f"file://{tmp_path / 'none/a b%2Fc'}"  # as URLs have what a name cannot
+        push_cache(here.root, url)
+        assert (tmp_path / "none/a b/c/stores.json").exists()
+        assert np.array_equal(features(open_cache(url))[:9], features(here)[:9])
+
+    def test_a_url_of_another_folder_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        for name in ("a#b", "a?b", "a\\b", "a\tb", "a\nb"):
+            for call in (open_cache, Bucket):
+                with pytest.raises(ConfigError, match=f"write %{ord(name[1]):02X} in its place"):
+                    call(f"file://{tmp_path}/{name}")
+        assert list((tmp_path / "a").iterdir()) == []
+
+    @pytest.mark.parametrize("call", [open_cache, Bucket, Store.open, lambda url: open_cache(url, create=True)])
+    def test_a_password_in_a_url_is_refused_and_not_told(self, call: Callable[[str], object], mirrors: Path) -> None:
+        with pytest.raises(ConfigError, match=r"http://host/x.*: expected a URL without user and password") as refused:
+            call("http://me:secret@host/x/toys/train/0123456789abcdef")
+        assert "secret" not in str(refused.value)
+        assert not mirrors.exists()
+
     def test_the_bound_is_a_number(self, here: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
         url = pushed(here)
         monkeypatch.setenv("DIFFCACHE_MIRROR_BYTES", "20 GB")
