@@ -149,7 +149,8 @@ class Cache:
             CacheError: it is damaged.
         """
         place = self.place(images=images, split=split, recipe=recipe)
-        if not (place / HEADER).exists():
+        unread = mirrored_url(self.root) is not None and is_store(place)  # in a bucket, and opening it says why
+        if not (place / HEADER).exists() and not unread:
             return None
         store = Store.open(place)
         _require_recipe(store, recipe)

@@ -20,7 +20,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from diffcache.cache.buckets.chunks import Bytes, Chunk, ChunkFolder, WrongBytes
 from diffcache.cache.buckets.manifest import MANIFEST, STORES, Manifest, Piece, unseal_stores
 from diffcache.cache.buckets.place import PART, Bucket, checked_scheme
 from diffcache.cache.buckets.queue import Downloads
+from diffcache.cache.catalog import SEGMENTS
 from diffcache.cache.files.disk import disk_full, draft_name, flush_data, make_folder, pwrite_all, remove, write_whole
 from diffcache.cache.header import HEADER
 from diffcache.cache.layout import TMP, short_place
@@ -115,9 +117,14 @@ def open_mirror(url: str, *, root: Path | None = None, limit: int | None = None)
         mirror = _mirrors.get(root)
         if mirror is None:
             mirror = _mirrors[root] = Mirror(url, root, limit=_limit() if limit is None else limit)
-        elif limit is not None:
-            mirror.chunks.limit = limit
+        if limit is not None:
+            mirror.chunks.limit = mirror.asked = limit
     return mirror
+
+
+def open_again(url: str, limit: int | None) -> Mirror:
+    """The mirror of a URL in another process; in one that has it, the limit stays what it is there."""
+    return open_mirror(url, limit=None if mirror_root(url) in _mirrors else limit)
 
 
 def bring_store(url: str) -> Path:
@@ -149,7 +156,12 @@ class Mirror:
         url: of the cache in the bucket.
         root: the mirror's folder.
         limit: bytes of chunks of features.
+
+    Attributes:
+        asked: the limit that who opened it asked for, also for other processes; None where each has its own.
     """
+
+    asked: int | None = None
 
     def __init__(self, url: str, root: Path, *, limit: int) -> None:
         self.url, self.root = url, root
@@ -158,14 +170,20 @@ class Mirror:
         self._bucket: Bucket | None = None
         self._process = os.getpid()
         self._known: dict[str, bytes] = {}
+        self._failed: dict[str, CacheError] = {}
         self._parsed: dict[bytes, Manifest] = {}
+        self.forget_lock()
+        _living.add(self)
+
+    def forget_lock(self) -> None:
+        """What a forked child does, whose parent may have held the lock."""
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
         return f"Mirror({self.url!r}, {str(self.root)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (open_mirror, (self.url,))
+        return (open_again, (self.url, self.asked))
 
     @property
     def bucket(self) -> Bucket:
@@ -194,11 +212,11 @@ class Mirror:
 
         Args:
             places: ``images/split/<16 digits>`` of the stores to look at; all if they aren't given, and then what is
-                here of other stores goes.
+                here of other stores goes, and what is wrong with one store is an error for who opens it.
 
         Raises:
             MissingError: there is no cache, or no such store, at the URL.
-            CacheError: something of it is damaged.
+            CacheError: the list of stores is damaged, or a store that was named.
             BucketError: it cannot be read.
         """
         whole = places is None
@@ -213,13 +231,34 @@ class Mirror:
         if not (self.root / MIRROR).exists():
             write_whole(self.root / MIRROR, json.dumps({"url": self.url}).encode(), tmp=self.root / _MANIFESTS / TMP)
         with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(self._look, places))
+            list(pool.map(self._look_aside if whole else self._look, places))
         if whole:
             for folder in store_folders(self.root):
                 if short_place(folder) not in places:
                     with self._held(short_place(folder)):
                         self._record(short_place(folder)).unlink(missing_ok=True)
                         remove(folder)
+
+    def require(self, place: str) -> None:
+        """Raise what was wrong with a store when all were looked at, as DiffcacheError."""
+        with self._lock:
+            error = self._failed.get(place)
+        if error is not None:
+            raise error
+
+    def _look_aside(self, place: str) -> None:
+        """Look at one store of all; what is wrong with it is kept for who opens it."""
+        try:
+            self._look(place)
+            return
+        except MissingError as error:
+            failed = CacheError(f"{error}, and the {STORES} of the cache names it; push the store again")
+        except CacheError as error:
+            failed = error
+        make_folder(self.root / place / SEGMENTS)  # so that it is among the stores of the cache
+        with self._lock:
+            self._known.pop(place, None)
+            self._failed[place] = failed
 
     def _look(self, place: str) -> None:
         """The newest manifest of a store, and its header."""
@@ -229,6 +268,8 @@ class Mirror:
             if not outline.has_pieces(path, outline.small(manifest, HEADER)):
                 self._record(place).unlink(missing_ok=True)
                 self._bring_whole(place, HEADER, outline.small(manifest, HEADER))
+        with self._lock:
+            self._failed.pop(place, None)
 
     def _newest(self, place: str) -> Manifest:
         where = f"{self.url}/{place}/{MANIFEST}"
@@ -284,8 +325,7 @@ class Mirror:
                 return manifest
             record.unlink(missing_ok=True)
             remove(store / TMP)  # what a killed process left
-            self._tidy(store, wanted)
-            self._bring_missing(store, wanted)
+            self._bring_missing(store, wanted, self._tidy(store, wanted))
             write_whole(record, known, tmp=store / TMP)
             return manifest
 
@@ -294,15 +334,21 @@ class Mirror:
         files = self.bring(store).data.items()
         return sum(one.size for path, one in files if path.startswith(f"{folder}/"))
 
-    def _tidy(self, store: Path, wanted: Mapping[str, Sequence[Piece]]) -> None:
-        """Remove what is not as it is to be: receipts first, so that none speaks of other files."""
-        for path in sorted(outline.files_below(store), key=outline.order_of, reverse=True):
-            if path not in wanted or not outline.has_pieces(store / path, wanted[path]):
-                (store / path).unlink(missing_ok=True)
+    def _tidy(self, store: Path, wanted: Mapping[str, Sequence[Piece]]) -> set[str]:
+        """Remove what would speak of other files, receipts first, and what isn't wanted; what has to come, by path.
 
-    def _bring_missing(self, store: Path, wanted: Mapping[str, Sequence[Piece]]) -> None:
+        Others read meanwhile: of a file that only changed they find the old one, or the new one, and never none.
+        """
+        missing = set(wanted)
+        for path in sorted(outline.files_below(store), key=outline.order_of, reverse=True):
+            if path in wanted and outline.has_pieces(store / path, wanted[path]):
+                missing.discard(path)
+            elif path not in wanted or outline.order_of(path)[0]:
+                (store / path).unlink(missing_ok=True)
+        return missing
+
+    def _bring_missing(self, store: Path, wanted: Mapping[str, Sequence[Piece]], missing: Collection[str]) -> None:
         place = short_place(store)
-        missing = [path for path in wanted if not (store / path).exists()]
         with ThreadPoolExecutor(_THREADS) as pool:
             for order in sorted({outline.order_of(path)[0] for path in missing}):  # receipts last
                 some = [path for path in missing if outline.order_of(path)[0] == order]
@@ -330,32 +376,43 @@ class Mirror:
 
     def _checked(self, name: str, piece: Piece) -> bytes:
         """The bytes of a piece of an object; asked for again where they are others."""
-        found = ""
+        found, checks = "", ((piece.length, piece.sha256),)
         for _ in range(_TRIES):
             try:
                 data = self.bucket.get(name, offset=piece.offset, length=piece.length)
             except MissingError as error:
-                raise self._changed(name, str(error)) from None
+                raise self._changed(name, piece.offset, checks, str(error)) from None
             found = hashlib.sha256(data).hexdigest()
             if found == piece.sha256:
                 return data
             self.bucket.forget(name)
-        raise self._changed(name, differs(piece.offset, piece.length, piece.sha256, found))
+        what = differs(piece.offset, piece.length, piece.sha256, found)
+        raise self._changed(name, piece.offset, checks, what)
 
-    def _changed(self, name: str, what: str) -> DiffcacheError:
-        """The error for an object that is not what a manifest says: the store may have been pushed again since then."""
-        place = "/".join(name.split("/")[:3])
-        known = self._known.get(place)
+    def _changed(self, name: str, offset: int, checks: Sequence[tuple[int, str]], what: str) -> DiffcacheError:
+        """The error for an object that is not what a manifest said: damaged, where the newest one says the same of it.
+
+        Args:
+            name: path of the object below the URL.
+            offset: where the bytes begin that are not as they should be.
+            checks: (number of bytes, their SHA-256) of these, in order.
+            what: how they are.
+        """
+        *parts, path = name.split("/", 3)
+        place = "/".join(parts)
         try:
-            self._newest(place)
+            manifest = self._newest(place)
         except DiffcacheError as error:
             return error
-        if self._known[place] != known:
-            return BucketError(f"{self.url}/{place}: the store was pushed again since it was opened; open it again")
+        said = {(one.offset, one.length): one.sha256 for one in outline.pieces_of(manifest, path)}
+        for length, sha256 in checks:
+            if said.get((offset, length)) != sha256:
+                return BucketError(f"{self.url}/{place}: the store was pushed again since it was opened; open it again")
+            offset += length
         return CacheError(f"{self.url}/{name}: damaged: {what}; push the store again")
 
     def _record(self, place: str) -> Path:
-        return self.root / _MANIFESTS / f"{place.replace('/', '.')}.json"
+        return self.root / _MANIFESTS / f"{place.replace('/', '+')}.json"  # which no name of a store has
 
     @contextmanager
     def _held(self, place: str) -> Iterator[None]:
@@ -400,7 +457,7 @@ class Mirror:
             except MissingError as error:
                 what = str(error)
                 break
-        raise self._changed(part.name, what)
+        raise self._changed(part.name, part.offset, part.chunk.checks, what)
 
     def _bytes(self, part: Part) -> Iterator[bytes]:
         at, stop = part.offset, part.offset + part.chunk.nbytes
@@ -426,3 +483,17 @@ class Mirror:
         raise BucketError(
             f"{self.url}/{part.name}: removed as soon as it is fetched; give all who read here more bytes by {BYTES}"
         )
+
+
+_living: weakref.WeakSet[Mirror] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    global _opening  # noqa: PLW0603 - the parent's may be held for ever
+    _opening = threading.Lock()
+    for one in _living:
+        one.forget_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -300,6 +300,103 @@ class TestMirror:
         assert "secret" not in str(refused.value)
         assert not mirrors.exists()
 
+    def test_one_store_that_is_damaged_leaves_the_others(self, tmp_path: Path) -> None:
+        cache, store = toy.create(tmp_path / "here", "zarr", rows=100)
+        toy.fill(store)
+        gone = toy.create(cache.root, "zarr", rows=50, images="gone")[1]
+        toy.fill(gone)
+        others = toy.create(cache.root, "zarr", rows=50, images="others")[1]
+        toy.fill(others)
+        url = pushed(cache)
+        manifest = bucket_of(cache) / layout.short_place(others.path) / MANIFEST
+        whole = manifest.read_bytes()
+        for known in (False, True):  # the mirror had it before
+            if known:
+                manifest.write_bytes(whole)
+                _ = [store.segments for store in open_cache(url).stores()]
+            manifest.write_bytes(whole[:-9])
+            (bucket_of(cache) / layout.short_place(gone.path) / MANIFEST).unlink(missing_ok=True)
+            far = open_cache(url)
+            assert [one.images for one in far.stores()] == ["toys"]
+            (lost, damaged) = far.damaged
+            assert f"{url}/gone/train" in lost
+            assert "the stores.json of the cache names it" in lost
+            assert f"{url}/others/train" in damaged
+            assert "damaged" in damaged
+            assert np.array_equal(features(far)[:9], features(cache)[:9])
+            place = layout.short_place(others.path)
+            for asked in (
+                lambda far=far: far.store(images="others", split="train", recipe=others.recipe),
+                lambda far=far, place=place: Store.open(far.root / place),
+                lambda place=place: Store.open(f"{url}/{place}"),
+            ):
+                with pytest.raises(CacheError, match=rf"others/train.*{MANIFEST}: damaged"):
+                    asked()
+            assert far.store(images="none", split="train", recipe=others.recipe) is None
+        manifest.write_bytes(whole)
+        assert Store.open(f"{url}/{place}").rows == 50
+        assert far.store(images="others", split="train", recipe=others.recipe).rows == 50
+
+    def test_stores_whose_names_only_look_alike_have_files_of_their_own(self, tmp_path: Path) -> None:
+        cache, store = toy.create(tmp_path / "here", "zarr", rows=50, images="toys.a", split="train")
+        toy.create(cache.root, "zarr", rows=50, images="toys", split="a.train")
+        toy.fill(store)
+        url = pushed(cache)
+        places = [layout.short_place(one.path) for one in open_cache(url).stores()]
+        one = mirror.open_mirror(url)
+        assert len({one._record(place) for place in places}) == len(places) == 2
+
+    def test_marks_never_go_while_they_change(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A process reads what another brings up to date."""
+        cache, store = toy.create(tmp_path / "here", "zarr", rows=100)
+        toy.fill(store)
+        with store.writing() as writer:
+            writer.mark({5: "no image"})
+        url = pushed(cache)
+        mine, first = open_cache(url).stores()[0], mirror.open_mirror(url)
+        _ = mine.segments
+        with store.writing() as writer:
+            writer.mark({6: "no image"})
+        pushed(cache)
+        forget()
+        seen, real = [], mirror.Mirror._bring_missing
+
+        def bring(self: mirror.Mirror, *arguments: Any) -> None:
+            seen.append(sorted(mine.marks))
+            real(self, *arguments)
+
+        monkeypatch.setattr(mirror.Mirror, "_bring_missing", bring)
+        assert sorted(features(open_cache(url)).marks) == [5, 6]
+        assert seen == [[5]]
+        mirror._mirrors[first.root] = first
+        with pytest.raises(NotCachedError, match="open it again"):  # those marks are not of these rows any more
+            Features(mine, toy.LARGE)
+        mine.refresh()
+        assert sorted(Features(mine, toy.LARGE).marks) == [5, 6]
+
+    def test_a_fork_holds_no_lock_of_its_parent(self, tmp_path: Path) -> None:
+        one = mirror.open_mirror(f"file://{tmp_path}")
+        held, done = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with one._lock, mirror._opening:
+                held.set()
+                done.wait(5)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait(5)
+        context = multiprocessing.get_context("fork")
+        free = context.SimpleQueue()
+        child = context.Process(
+            target=lambda: free.put([one._lock.acquire(blocking=False), mirror._opening.acquire(blocking=False)])
+        )
+        child.start()
+        child.join(10)
+        done.set()
+        thread.join()
+        assert free.get() == [True, True]
+
     def test_the_bound_is_a_number(self, here: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
         url = pushed(here)
         monkeypatch.setenv("DIFFCACHE_MIRROR_BYTES", "20 GB")
@@ -309,6 +406,13 @@ class TestMirror:
         assert features(open_cache(url)).kept_nbytes == 200_000
         assert features(open_cache(url, mirror_bytes=300_000)).kept_nbytes == 300_000
         assert features(here).kept_nbytes is None
+        sent = [pickle.dumps(one) for one in (features(open_cache(url)), open_cache(url).stores()[0])]
+        open_cache(url, mirror_bytes=400_000)
+        assert pickle.loads(sent[0]).kept_nbytes == 400_000  # what this process was told last
+        for text in sent:
+            forget()
+            there = pickle.loads(text)
+            assert getattr(there, "store", there).mirror.chunks.limit == 300_000
 
 
 class TestBounded:
@@ -468,6 +572,19 @@ class TestNothingWrong:
             path.write_bytes(b"\1" * path.stat().st_size)
         with pytest.raises((BucketError, MissingError), match="pushed again since it was opened"):
             far[len(far) - 1]
+
+    def test_old_features_know_of_another_push_that_was_seen_since(self, tmp_path: Path) -> None:
+        cache, store = toy.create(tmp_path / "here", "zarr", rows=100)
+        toy.fill(store)
+        url = pushed(cache)
+        old = features(open_cache(url))
+        with store.writing() as writer, writer.begin(layout.RowRange(0, 0, 100), [toy.LARGE]) as part:
+            part.write(toy.LARGE, 0, toy.values(toy.LARGE, 100) + 1)
+            part.commit(toy.hashes(100))
+        pushed(cache)
+        open_cache(url)
+        with pytest.raises(BucketError, match="pushed again since it was opened"):
+            old[0]
 
     def test_receipts_and_pieces_are_of_one_push(self, here: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
         """Another process brings the mirror further between the reading of receipts and that of the manifest."""
