@@ -31,14 +31,17 @@ from typing import TYPE_CHECKING, Any
 
 from diffcache.cache.buckets import outline
 from diffcache.cache.buckets.chunks import Bytes, Chunk, ChunkFolder, WrongBytesError, differs
+from diffcache.cache.buckets.contents import segment_bones
 from diffcache.cache.buckets.manifest import MANIFEST, STORES, Manifest, Piece, unseal_stores
 from diffcache.cache.buckets.place import PART, Bucket, checked_scheme
 from diffcache.cache.buckets.queue import Downloads
-from diffcache.cache.catalog import SEGMENTS
+from diffcache.cache.catalog import SEGMENTS, Ledger, read_segments
 from diffcache.cache.files.disk import disk_full, draft_name, flush_data, make_folder, pwrite_all, remove, write_whole
-from diffcache.cache.header import HEADER
+from diffcache.cache.files.extents import RawFiles
+from diffcache.cache.header import HEADER, Header
 from diffcache.cache.layout import TMP, short_place
 from diffcache.cache.places import MIRROR, store_folders
+from diffcache.cache.store import Store
 from diffcache.errors import BucketError, CacheError, ConfigError, DiffcacheError, MissingError
 
 if TYPE_CHECKING:
@@ -85,6 +88,10 @@ class Part:
         """Back from :meth:`plain`."""
         name, offset, chunk, checks = values
         return cls(name, offset, Chunk(chunk, tuple((length, sha256) for length, sha256 in checks)))
+
+
+class _Newer(dict[str, tuple[Piece, str]]):
+    """Files that are not what their manifest says, by path in the store: a piece that isn't, and how it is."""
 
 
 _mirrors: dict[Path, Mirror] = {}
@@ -325,7 +332,8 @@ class Mirror:
                 return manifest
             record.unlink(missing_ok=True)
             remove(store / TMP)  # what a killed process left
-            self._bring_missing(store, wanted, self._tidy(store, wanted))
+            missing = self._tidy(store, wanted)
+            self._require_covered(store, self._bring_missing(store, wanted, missing, own=manifest.data.keys()))
             write_whole(record, known, tmp=store / TMP)
             return manifest
 
@@ -347,15 +355,56 @@ class Mirror:
                 (store / path).unlink(missing_ok=True)
         return missing
 
-    def _bring_missing(self, store: Path, wanted: Mapping[str, Sequence[Piece]], missing: Collection[str]) -> None:
-        place = short_place(store)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for order in sorted({outline.order_of(path)[0] for path in missing}):  # receipts last
-                some = [path for path in missing if outline.order_of(path)[0] == order]
-                list(pool.map(lambda path: self._bring_whole(place, path, wanted[path]), some))
+    def _bring_missing(
+        self, store: Path, wanted: Mapping[str, Sequence[Piece]], missing: Collection[str], *, own: Collection[str]
+    ) -> _Newer:
+        """Bring files, receipts last.
 
-    def _bring_whole(self, place: str, path: str, pieces: Sequence[Piece]) -> None:
-        """Bring a file of a store whole, or not at all."""
+        Args:
+            store: the store's folder in the mirror.
+            wanted: the pieces of each file.
+            missing: those to bring.
+            own: files of segments, which may be newer than their manifest.
+
+        Returns:
+            Those that are.
+        """
+        place, newer = short_place(store), _Newer()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for order in sorted({outline.order_of(path)[0] for path in missing}):
+                some = [path for path in missing if outline.order_of(path)[0] == order]
+                found = [newer if path in own else None for path in some]
+                list(pool.map(lambda path, new: self._bring_whole(place, path, wanted[path], newer=new), some, found))
+        return newer
+
+    def _require_covered(self, store: Path, newer: _Newer) -> None:
+        """Refuse files of segments that are not what the manifest says, unless all that is read of them is covered.
+
+        A push sends them before the manifest. The skeleton has all of them but content hashes, which are in receipts,
+        and the marked bytes, which are for others.
+        """
+        if not newer:
+            return
+        try:
+            header, segments = Header.read(store / HEADER), read_segments(store)
+            ledger = Ledger.read(store, segments, step=header.range_rows, fingerprint=header.recipe.fingerprint)
+            for segment in segments:
+                segment_bones(Store(store, header), segment).check(store)
+            with RawFiles(store) as files:
+                for receipt in ledger.receipts():
+                    rows = receipt.rows
+                    hashes = files.read(segments[rows.segment].content_hash, rows.start, rows.stop)
+                    if hashlib.sha256(hashes.tobytes()).hexdigest() != receipt.content:
+                        raise CacheError(f"{store}: damaged: content hashes of {rows}")
+        except CacheError:
+            for path in newer:
+                (store / path).unlink(missing_ok=True)
+            path, (piece, what) = min(newer.items())
+            name = f"{short_place(store)}/{path}"
+            raise self._changed(name, piece.offset, ((piece.length, piece.sha256),), what) from None
+
+    def _bring_whole(self, place: str, path: str, pieces: Sequence[Piece], *, newer: _Newer | None = None) -> None:
+        """Bring a file of a store whole, or not at all; where ``newer`` is given, also other bytes, noted there."""
         name, target = f"{place}/{path}", self.root / place / path
         make_folder(target.parent)
         draft = self.root / place / TMP / draft_name()
@@ -365,7 +414,12 @@ class Mirror:
                 fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
                 try:
                     for piece in pieces:
-                        pwrite_all(fd, self._checked(name, piece), piece.offset)
+                        data, what = self._piece(name, piece)
+                        if what and newer is None:
+                            raise self._changed(name, piece.offset, ((piece.length, piece.sha256),), what)
+                        if what and newer is not None:
+                            newer[path] = (piece, what)
+                        pwrite_all(fd, data, piece.offset)
                     flush_data(fd)
                 finally:
                     os.close(fd)
@@ -374,20 +428,19 @@ class Mirror:
             draft.unlink(missing_ok=True)
             raise
 
-    def _checked(self, name: str, piece: Piece) -> bytes:
-        """The bytes of a piece of an object; asked for again where they are others."""
-        found, checks = "", ((piece.length, piece.sha256),)
+    def _piece(self, name: str, piece: Piece) -> tuple[bytes, str]:
+        """The bytes of a piece of an object, asked for again where they are others; and how they are, if they stay."""
+        found, data = "", b""
         for _ in range(_TRIES):
             try:
                 data = self.bucket.get(name, offset=piece.offset, length=piece.length)
             except MissingError as error:
-                raise self._changed(name, piece.offset, checks, str(error)) from None
+                raise self._changed(name, piece.offset, ((piece.length, piece.sha256),), str(error)) from None
             found = hashlib.sha256(data).hexdigest()
             if found == piece.sha256:
-                return data
+                return data, ""
             self.bucket.forget(name)
-        what = differs(piece.offset, piece.length, piece.sha256, found)
-        raise self._changed(name, piece.offset, checks, what)
+        return data, differs(piece.offset, piece.length, piece.sha256, found)
 
     def _changed(self, name: str, offset: int, checks: Sequence[tuple[int, str]], what: str) -> DiffcacheError:
         """The error for an object that is not what a manifest said: damaged, where the newest one says the same of it.
