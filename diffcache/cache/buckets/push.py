@@ -149,14 +149,14 @@ class _Push:
         self._adopt(local, sealed_receipts, listing)
         stale, kept = self._stale(listing)
 
-        sources = list(self._contents(local).sources())
-        if whole_chunks:
+        sources = self._sources(local)
+        small = self._small(listing, sources)
+        moved = self._withdraw(small, listing, stale, kept)
+        if whole_chunks and not moved:
             local, sources = self._whole(local, sources)
-        # room for rows that nobody has computed yet is not sent
-        sources = [one for one in sources if one.path in self.data or not one.empty]
+            small = self._small(listing, sources)
+        # else all of it goes: receipts that are taken back come again with the bytes that they speak of
         data = [one for one in sources if one.path not in self.data or self.data[one.path].content != one.content]
-        small = self._small(listing, {one.path for one in sources} | self.data.keys())
-        self._withdraw(small, listing, stale, kept)
         receipts = [one for one in local if _path(one) not in self.receipts]
         withheld = len(sealed_receipts) - len({_path(one) for one in local} & sealed_receipts.keys())
         said = old is not None and (old.files, old.data) == (self.files, self.data)
@@ -339,13 +339,20 @@ class _Push:
                     found[rows.start] = data[low * extents.row_bytes : high * extents.row_bytes]
         return found
 
-    def _contents(self, receipts: list[Receipt]) -> Contents:
-        return Contents(self.store, receipts, besides=self.others, hashes=self.hashes)
+    def _sources(self, receipts: list[Receipt]) -> list[Source]:
+        """The files of features with the rows of some receipts; without room for rows that nobody has computed yet."""
+        contents = Contents(self.store, receipts, besides=self.others, hashes=self.hashes)
+        return [one for one in contents.sources() if one.path in self.data or not one.empty]
 
     def _withdraw(
         self, small: Mapping[str, bytes], listing: Mapping[str, Entry], stale: list[str], kept: list[Receipt]
-    ) -> None:
-        """Have receipts go, and come again, whose rows are to lie elsewhere: another listing is sent than is there."""
+    ) -> bool:
+        """Have receipts go, and come again, whose rows are to lie elsewhere: another listing is sent than is there.
+
+        Returns:
+            Whether there are any.
+        """
+        before = len(stale)
         for number, segment in self.segments.items():
             elsewhere = segment.content_hash != self.store.segments[number].content_hash
             if elsewhere and any(one.rows.segment == number for one in self.others):
@@ -359,6 +366,7 @@ class _Push:
                     left = receipt.without(self.store.settings_by_segment[number])
                     if left is not None:
                         kept.append(left)
+        return len(stale) > before
 
     def _read(self, path: str) -> bytes | None:
         try:
@@ -380,7 +388,7 @@ class _Push:
             if _path(receipt) in self.receipts or paths.isdisjoint(partial):
                 held.append(receipt)
         # what is beside the features says what the receipts say that go with it
-        small = {one.path: one for one in self._contents(held).sources()}
+        small = {one.path: one for one in self._sources(held)}
         chosen = []
         for one in sources:
             if one.path in partial:
@@ -389,9 +397,10 @@ class _Push:
             chosen.append(small[one.path] if beside else one)
         return held, chosen
 
-    def _small(self, listing: dict[str, Entry], features: Collection[str]) -> dict[str, bytes]:
-        """The JSON files that are to be sent."""
+    def _small(self, listing: dict[str, Entry], sources: Iterable[Source]) -> dict[str, bytes]:
+        """The JSON files that are to be sent beside some files of features."""
         found: dict[str, bytes] = {}
+        features = {one.path for one in sources} | self.data.keys()
         paths = {**small_files(self.store, features), HEADER: self.store.path / HEADER}
         for path, file in paths.items():
             data = read_small(file, limit=sealed.MAX_BYTES)

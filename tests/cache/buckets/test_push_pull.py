@@ -260,6 +260,24 @@ def test_receipts_go_while_their_rows_move(tmp_path: Path, url: str, monkeypatch
     same(again, pulled(url, tmp_path / "c"))
 
 
+def test_receipts_come_again_with_their_rows_where_whole_chunks_go(tmp_path: Path, monkeypatch) -> None:
+    """Rows that lie elsewhere now, in chunks that are not whole."""
+    (tmp_path / "bucket").mkdir()
+    bucket, stores = Bucket(f"file://{tmp_path / 'bucket'}"), []
+    for name, size in (("a", 16), ("b", 32)):
+        monkeypatch.setattr(layout, "CHUNK_BYTES", size * 1024)
+        stores.append(a_store(tmp_path / name, "zarr", leave=1))
+    old, new = stores
+    push_store(old, bucket)
+    for receipt in old.receipts:
+        receipt.path(new.path).write_bytes(receipt.seal())
+    new = Store.open(new.path)
+    there = bucket.below(push_store(new, bucket, whole_chunks=True).place)
+    assert truthful(there, new) == len(new.receipts)
+    described(there)
+    same(new, pulled(bucket.url, tmp_path / "c"))
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_damaged_object_is_refused_and_named(tmp_path: Path, url: str, format: str) -> None:
     store = a_store(tmp_path / "a", format)
