@@ -56,16 +56,17 @@ def open_cache(root: str | Path, *, create: bool = False, mirror_bytes: int | No
     Raises:
         ConfigError: there are no such URLs, or ``DIFFCACHE_MIRROR_BYTES`` is no number.
         MissingError: there is no such folder, or no cache at the URL.
+        ConfigError: there are no such URLs, or it names a user.
         CacheError: a cache in a bucket is to be made; it is only read.
         BucketError: the bucket cannot be read.
         DependencyError: the library that reads buckets is not installed.
     """
     if isinstance(root, str) and is_url(root):
-        if create:
-            require_folder(root)
         from diffcache.cache.buckets.mirror import open_mirror
 
         mirror = open_mirror(root, limit=mirror_bytes)
+        if create:
+            require_folder(root)
         mirror.refresh()
         return Cache(mirror.root)
     root = Path(root).expanduser().absolute()
@@ -149,7 +150,8 @@ class Cache:
             CacheError: it is damaged.
         """
         place = self.place(images=images, split=split, recipe=recipe)
-        if not (place / HEADER).exists():
+        unread = mirrored_url(self.root) is not None and is_store(place)  # in a bucket, and opening it says why
+        if not (place / HEADER).exists() and not unread:
             return None
         store = Store.open(place)
         _require_recipe(store, recipe)

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffcache.cache.features import Array, Features, listed
 from diffcache.cache.layout import sized
-from diffcache.cache.store import Store
+from diffcache.cache.store import Store, open_sent
 from diffcache.errors import NotCachedError
 from diffcache.setting import Setting
 
@@ -66,7 +66,7 @@ class DerivedFeatures(Features):
         self._factor = height // setting.pool
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopen, (self.store.address, self.setting, self.derived_from, len(self._segments)))
+        return (_reopen, (self.store.sent, self.setting, self.derived_from, len(self._segments)))
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, derived from {self.derived_from}, {sized(self.stored_nbytes)})"
@@ -126,5 +126,5 @@ def average(maps: Array, factor: int) -> Array:
     return total
 
 
-def _reopen(path: Path | str, setting: Setting, stored: Setting, segments: int) -> DerivedFeatures:
-    return DerivedFeatures(Store.open(path), setting, stored=stored, segments=segments)
+def _reopen(sent: tuple[Path | str, int | None], setting: Setting, stored: Setting, segments: int) -> DerivedFeatures:
+    return DerivedFeatures(open_sent(*sent), setting, stored=stored, segments=segments)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffcache.cache.by_path import FeaturesByPath
-from diffcache.cache.catalog import array_path, receipt_names, segment_path
+from diffcache.cache.catalog import array_path, marks_path, receipt_names, seal_marks, segment_path
 from diffcache.cache.display.html import features_html
 from diffcache.cache.files.mapping import ask_ahead, map_blocks
 from diffcache.cache.formats.compressed import CompressedRows
 from diffcache.cache.formats.protocol import get_format
 from diffcache.cache.gather import gather, row_numbers
 from diffcache.cache.layout import sized
-from diffcache.cache.store import Store
+from diffcache.cache.store import Store, open_sent
 from diffcache.errors import CacheError, DependencyError, NotCachedError
 from diffcache.recipe import Recipe
 from diffcache.setting import Setting
@@ -114,7 +114,13 @@ class Features:
             texts = {segment_path(Path(), segment.number): segment.seal() for segment in self._segments}
             texts |= {array_path(Path(), setting, segment=a.spec.segment): a.seal() for a in self._arrays}
             texts |= {receipt.path(Path()): receipt.seal() for receipt in self._receipts}
-            if self._fetched.names(texts):
+            unmarked = set()
+            for segment in self._segments:
+                path, rows = marks_path(Path(), segment.number), segment.store_rows
+                marks = {row - rows.start: why for row, why in self.marks.items() if row in rows}
+                texts[path] = seal_marks(marks, segment=segment.number)
+                unmarked |= set() if marks else {path}
+            if self._fetched.names(texts, or_none=unmarked):
                 return
             raise NotCachedError(f"{self.store.address}: it was pushed again since it was opened; open it again")
         store = Store.open(self.store.path)
@@ -133,7 +139,7 @@ class Features:
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopen, (self.store.address, self.setting, self._partial, len(self._segments)))
+        return (_reopen, (self.store.sent, self.setting, self._partial, len(self._segments)))
 
     def __repr__(self) -> str:
         return (
@@ -372,8 +378,8 @@ class _Sliced:
         return self._features[index[0]][(slice(None), *index[1:])]
 
 
-def _reopen(path: Path | str, setting: Setting, partial: bool, segments: int) -> Features:
-    return Features(Store.open(path), setting, partial=partial, segments=segments)
+def _reopen(sent: tuple[Path | str, int | None], setting: Setting, partial: bool, segments: int) -> Features:
+    return Features(open_sent(*sent), setting, partial=partial, segments=segments)
 
 
 def listed(settings: tuple[Setting, ...]) -> str:

@@ -76,6 +76,7 @@ class Store:
             from diffcache.cache.buckets.mirror import open_mirror
 
             mirror = open_mirror(found[1], root=found[0])
+            mirror.require(short_place(path))
         try:
             return cls(path, Header.read(path / HEADER), mirror=mirror)
         except MissingError:
@@ -87,7 +88,12 @@ class Store:
         return self.path if self.mirror is None else f"{self.mirror.url}/{short_place(self.path)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Store.open, (self.address,))
+        return (open_sent, self.sent)
+
+    @property
+    def sent(self) -> tuple[Path | str, int | None]:
+        """What other processes open it by, with :func:`open_sent`: small, and opens nothing where it passes through."""
+        return (self.address, None if self.mirror is None else self.mirror.asked)
 
     def __repr__(self) -> str:
         try:
@@ -419,6 +425,20 @@ class Store:
             ledger.add(receipt)
         other.__dict__["ledger"] = ledger
         return other
+
+
+def open_sent(address: Path | str, limit: int | None) -> Store:
+    """The store that another process had; see :attr:`Store.sent`.
+
+    Args:
+        address: its folder, or its URL.
+        limit: of the mirror, where the other process was given one and this one has none yet.
+    """
+    if limit is not None and isinstance(address, str):
+        from diffcache.cache.buckets.mirror import open_again
+
+        open_again(address.rsplit("/", 3)[0], limit)
+    return Store.open(address)
 
 
 def _read_samples(root: Path, header: Header, segments: Iterable[Segment]) -> Samples:

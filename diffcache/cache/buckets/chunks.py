@@ -205,9 +205,14 @@ class ChunkFolder:
                     pwrite_all(fd, part, at)
                 at += len(part)
             flush_data(fd)
-            with self._held():  # nobody removes it before it is mapped
+            with self._held() as lock:  # nobody removes it before it is mapped
+                os.utime(path)  # used last
                 path.rename(self.folder / chunk.name)
-                return self._map(chunk)
+                block = self._map(chunk)
+                total = _read_total(lock)
+                if total is None or total > self.limit:  # by who did not wait, or was given more
+                    _write_total(lock, self._make_room(lock, 0)[0])
+                return block
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -215,11 +220,11 @@ class ChunkFolder:
             _closed(fd)
 
     def _begin(self, chunk: Chunk, *, alone: bool) -> tuple[int, Path] | None:
-        """A locked file for a chunk, with its space; None where another process or thread is fetching it.
+        """A locked file for a chunk, with its space; None where others are fetching it, or all that there is room for.
 
         Args:
             chunk: which.
-            alone: whether to fetch it in any case.
+            alone: whether to fetch it in any case, also beyond the limit.
         """
         import fcntl
 
@@ -237,7 +242,10 @@ class ChunkFolder:
             if path.exists() and not _dead(path):
                 return None
             path.unlink(missing_ok=True)
-            total = self._make_room(lock, chunk.nbytes)
+            total, coming = self._make_room(lock, chunk.nbytes)
+            if coming and not alone and total + chunk.nbytes > self.limit:
+                _write_total(lock, total)
+                return None
             fd = _opened(path, os.O_EXCL)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
@@ -259,11 +267,15 @@ class ChunkFolder:
                 if not self._remove_oldest(nbytes):
                     raise
 
-    def _make_room(self, lock: int, needed: int) -> int:
-        """Remove what was not used for longest until so many bytes fit; how many there are then."""
-        total = _read_total(lock)
+    def _make_room(self, lock: int, needed: int) -> tuple[int, bool]:
+        """Remove what was not used for longest until so many bytes fit, or only chunks are left that are coming.
+
+        Returns:
+            How many bytes there are then, and whether chunks are coming; that is not known where all fits anyway.
+        """
+        total, coming = _read_total(lock), False
         if self._swept and total is not None and total + needed <= self.limit:
-            return total
+            return total, coming
         total = 0
         for entry in os.scandir(self.folder):
             if entry.name.endswith(_PART) and _dead(Path(entry.path)):
@@ -272,10 +284,11 @@ class ChunkFolder:
             else:
                 with suppress(FileNotFoundError):
                     total += entry.stat(follow_symlinks=False).st_size
+                    coming |= entry.name.endswith(_PART)
         self._swept = True
         over = total + needed - self.limit
         # Some more at once, so that not every chunk that comes has to look at all of them.
-        return total - self._remove_oldest(over + self.limit // 16) if over > 0 else total
+        return (total - self._remove_oldest(over + self.limit // 16) if over > 0 else total), coming
 
     def _remove_oldest(self, nbytes: int) -> int:
         """Remove chunks, not used for longest first, until so many bytes are free; how many were."""

@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -87,12 +87,12 @@ class Fetched:
         """Bytes of chunks that are kept here."""
         return self._mirror.chunks.limit
 
-    def names(self, texts: Mapping[Path, bytes]) -> bool:
-        """Whether these are the texts of small files, by their paths in the store."""
-        files = self._manifest.files
+    def names(self, texts: Mapping[Path, bytes], *, or_none: Collection[Path] = ()) -> bool:
+        """Whether these are the texts of small files, by their paths in the store; or there are none, of some."""
+        found = {path: self._manifest.files.get(path.as_posix()) for path in texts}
         return all(
-            path.as_posix() in files and files[path.as_posix()].sha256 == hashlib.sha256(text).hexdigest()
-            for path, text in texts.items()
+            path in or_none if one is None else one.sha256 == hashlib.sha256(texts[path]).hexdigest()
+            for path, one in found.items()
         )
 
     def rows(self, arrays: Sequence[StoredArray], committed: np.ndarray[Any, np.dtype[np.bool_]]) -> FetchedRows:

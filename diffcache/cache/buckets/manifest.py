@@ -6,6 +6,7 @@ It is the one file of a store that only a bucket has. Beside it, at the bucket's
 from __future__ import annotations
 
 import re
+import secrets
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,7 +28,8 @@ MANIFEST = "manifest.json"
 STORES = "stores.json"
 
 _PATH = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*", re.ASCII)
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_TIME = "%Y-%m-%dT%H:%M:%S"
+_FRACTION = re.compile(r"(\.\d{1,18})?Z", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Manifest:
 
     Attributes:
         images, split, fingerprint: the key of the store.
-        pushed: when this was written, UTC, ``2025-01-31T12:00:00Z``.
+        pushed: when this was written, UTC, ``2025-01-31T12:00:00.123456Z``; no two are the same.
         committed: the rows whose receipts are in the bucket.
         files: the small objects, by path in the store.
         data: the objects of features, by path in the store.
@@ -185,15 +187,25 @@ def _versioned(values: dict[str, Plain], where: str, *names: str) -> dict[str, P
 def _time(value: Plain, where: str) -> str:
     text = sealed.text(value, where)
     try:
-        datetime.strptime(text, _TIME)
+        datetime.strptime(text[:19], _TIME)
+        if not _FRACTION.fullmatch(text[19:]):
+            raise ValueError
     except ValueError:
         raise CacheError(f"{where}: damaged: expected a time in UTC, found {text!r:.60}") from None
     return text
 
 
 def now() -> str:
-    """The time as manifests have it."""
-    return datetime.now(UTC).strftime(_TIME)
+    """The time as the list of stores has it."""
+    return f"{datetime.now(UTC).strftime(_TIME)}Z"
+
+
+def unlike() -> str:
+    """The time as manifests have it, the last digits by chance.
+
+    Two who push one store in the same instant would otherwise write equal bytes, and both take them for their own.
+    """
+    return f"{datetime.now(UTC).strftime(f'{_TIME}.%f')}{secrets.randbelow(10**12):012d}Z"
 
 
 def _committed(values: Plain, where: str) -> Committed:

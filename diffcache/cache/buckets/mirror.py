@@ -20,7 +20,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,13 +31,17 @@ from typing import TYPE_CHECKING, Any
 
 from diffcache.cache.buckets import outline
 from diffcache.cache.buckets.chunks import Bytes, Chunk, ChunkFolder, WrongBytesError, differs
+from diffcache.cache.buckets.contents import segment_bones
 from diffcache.cache.buckets.manifest import MANIFEST, STORES, Manifest, Piece, unseal_stores
-from diffcache.cache.buckets.place import PART, Bucket
+from diffcache.cache.buckets.place import PART, Bucket, checked_scheme
 from diffcache.cache.buckets.queue import Downloads
+from diffcache.cache.catalog import SEGMENTS, Ledger, read_segments
 from diffcache.cache.files.disk import disk_full, draft_name, flush_data, make_folder, pwrite_all, remove, write_whole
-from diffcache.cache.header import HEADER
+from diffcache.cache.files.extents import RawFiles
+from diffcache.cache.header import HEADER, Header
 from diffcache.cache.layout import TMP, short_place
 from diffcache.cache.places import MIRROR, store_folders
+from diffcache.cache.store import Store
 from diffcache.errors import BucketError, CacheError, ConfigError, DiffcacheError, MissingError
 
 if TYPE_CHECKING:
@@ -85,6 +90,10 @@ class Part:
         return cls(name, offset, Chunk(chunk, tuple((length, sha256) for length, sha256 in checks)))
 
 
+class _Newer(dict[str, tuple[Piece, str]]):
+    """Files that are not what their manifest says, by path in the store: a piece that isn't, and how it is."""
+
+
 _mirrors: dict[Path, Mirror] = {}
 _opening = threading.Lock()
 
@@ -106,17 +115,23 @@ def open_mirror(url: str, *, root: Path | None = None, limit: int | None = None)
         limit: bytes of chunks, in place of those that it was opened with.
 
     Raises:
-        ConfigError: ``DIFFCACHE_MIRROR_BYTES`` is no number.
+        ConfigError: ``DIFFCACHE_MIRROR_BYTES`` is no number, or there are no such URLs.
     """
+    checked_scheme(url)
     url = url.rstrip("/")
     root = mirror_root(url) if root is None else root
     with _opening:
         mirror = _mirrors.get(root)
         if mirror is None:
             mirror = _mirrors[root] = Mirror(url, root, limit=_limit() if limit is None else limit)
-        elif limit is not None:
-            mirror.chunks.limit = limit
+        if limit is not None:
+            mirror.chunks.limit = mirror.asked = limit
     return mirror
+
+
+def open_again(url: str, limit: int | None) -> Mirror:
+    """The mirror of a URL in another process; in one that has it, the limit stays what it is there."""
+    return open_mirror(url, limit=None if mirror_root(url) in _mirrors else limit)
 
 
 def bring_store(url: str) -> Path:
@@ -148,7 +163,12 @@ class Mirror:
         url: of the cache in the bucket.
         root: the mirror's folder.
         limit: bytes of chunks of features.
+
+    Attributes:
+        asked: the limit that who opened it asked for, also for other processes; None where each has its own.
     """
+
+    asked: int | None = None
 
     def __init__(self, url: str, root: Path, *, limit: int) -> None:
         self.url, self.root = url, root
@@ -157,14 +177,20 @@ class Mirror:
         self._bucket: Bucket | None = None
         self._process = os.getpid()
         self._known: dict[str, bytes] = {}
+        self._failed: dict[str, CacheError] = {}
         self._parsed: dict[bytes, Manifest] = {}
+        self.forget_lock()
+        _living.add(self)
+
+    def forget_lock(self) -> None:
+        """What a forked child does, whose parent may have held the lock."""
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
         return f"Mirror({self.url!r}, {str(self.root)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (open_mirror, (self.url,))
+        return (open_again, (self.url, self.asked))
 
     @property
     def bucket(self) -> Bucket:
@@ -193,11 +219,11 @@ class Mirror:
 
         Args:
             places: ``images/split/<16 digits>`` of the stores to look at; all if they aren't given, and then what is
-                here of other stores goes.
+                here of other stores goes, and what is wrong with one store is an error for who opens it.
 
         Raises:
             MissingError: there is no cache, or no such store, at the URL.
-            CacheError: something of it is damaged.
+            CacheError: the list of stores is damaged, or a store that was named.
             BucketError: it cannot be read.
         """
         whole = places is None
@@ -212,13 +238,34 @@ class Mirror:
         if not (self.root / MIRROR).exists():
             write_whole(self.root / MIRROR, json.dumps({"url": self.url}).encode(), tmp=self.root / _MANIFESTS / TMP)
         with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(self._look, places))
+            list(pool.map(self._look_aside if whole else self._look, places))
         if whole:
             for folder in store_folders(self.root):
                 if short_place(folder) not in places:
                     with self._held(short_place(folder)):
                         self._record(short_place(folder)).unlink(missing_ok=True)
                         remove(folder)
+
+    def require(self, place: str) -> None:
+        """Raise what was wrong with a store when all were looked at, as DiffcacheError."""
+        with self._lock:
+            error = self._failed.get(place)
+        if error is not None:
+            raise error
+
+    def _look_aside(self, place: str) -> None:
+        """Look at one store of all; what is wrong with it is kept for who opens it."""
+        try:
+            self._look(place)
+            return
+        except MissingError as error:
+            failed = CacheError(f"{error}, and the {STORES} of the cache names it; push the store again")
+        except CacheError as error:
+            failed = error
+        make_folder(self.root / place / SEGMENTS)  # so that it is among the stores of the cache
+        with self._lock:
+            self._known.pop(place, None)
+            self._failed[place] = failed
 
     def _look(self, place: str) -> None:
         """The newest manifest of a store, and its header."""
@@ -228,6 +275,8 @@ class Mirror:
             if not outline.has_pieces(path, outline.small(manifest, HEADER)):
                 self._record(place).unlink(missing_ok=True)
                 self._bring_whole(place, HEADER, outline.small(manifest, HEADER))
+        with self._lock:
+            self._failed.pop(place, None)
 
     def _newest(self, place: str) -> Manifest:
         where = f"{self.url}/{place}/{MANIFEST}"
@@ -283,8 +332,8 @@ class Mirror:
                 return manifest
             record.unlink(missing_ok=True)
             remove(store / TMP)  # what a killed process left
-            self._tidy(store, wanted)
-            self._bring_missing(store, wanted)
+            missing = self._tidy(store, wanted)
+            self._require_covered(store, self._bring_missing(store, wanted, missing, own=manifest.data.keys()))
             write_whole(record, known, tmp=store / TMP)
             return manifest
 
@@ -293,22 +342,69 @@ class Mirror:
         files = self.bring(store).data.items()
         return sum(one.size for path, one in files if path.startswith(f"{folder}/"))
 
-    def _tidy(self, store: Path, wanted: Mapping[str, Sequence[Piece]]) -> None:
-        """Remove what is not as it is to be: receipts first, so that none speaks of other files."""
+    def _tidy(self, store: Path, wanted: Mapping[str, Sequence[Piece]]) -> set[str]:
+        """Remove what would speak of other files, receipts first, and what isn't wanted; what has to come, by path.
+
+        Others read meanwhile: of a file that only changed they find the old one, or the new one, and never none.
+        """
+        missing = set(wanted)
         for path in sorted(outline.files_below(store), key=outline.order_of, reverse=True):
-            if path not in wanted or not outline.has_pieces(store / path, wanted[path]):
+            if path in wanted and outline.has_pieces(store / path, wanted[path]):
+                missing.discard(path)
+            elif path not in wanted or outline.order_of(path)[0]:
                 (store / path).unlink(missing_ok=True)
+        return missing
 
-    def _bring_missing(self, store: Path, wanted: Mapping[str, Sequence[Piece]]) -> None:
-        place = short_place(store)
-        missing = [path for path in wanted if not (store / path).exists()]
+    def _bring_missing(
+        self, store: Path, wanted: Mapping[str, Sequence[Piece]], missing: Collection[str], *, own: Collection[str]
+    ) -> _Newer:
+        """Bring files, receipts last.
+
+        Args:
+            store: the store's folder in the mirror.
+            wanted: the pieces of each file.
+            missing: those to bring.
+            own: files of segments, which may be newer than their manifest.
+
+        Returns:
+            Those that are.
+        """
+        place, newer = short_place(store), _Newer()
         with ThreadPoolExecutor(_THREADS) as pool:
-            for order in sorted({outline.order_of(path)[0] for path in missing}):  # receipts last
+            for order in sorted({outline.order_of(path)[0] for path in missing}):
                 some = [path for path in missing if outline.order_of(path)[0] == order]
-                list(pool.map(lambda path: self._bring_whole(place, path, wanted[path]), some))
+                found = [newer if path in own else None for path in some]
+                list(pool.map(lambda path, new: self._bring_whole(place, path, wanted[path], newer=new), some, found))
+        return newer
 
-    def _bring_whole(self, place: str, path: str, pieces: Sequence[Piece]) -> None:
-        """Bring a file of a store whole, or not at all."""
+    def _require_covered(self, store: Path, newer: _Newer) -> None:
+        """Refuse files of segments that are not what the manifest says, unless all that is read of them is covered.
+
+        A push sends them before the manifest. The skeleton has all of them but content hashes, which are in receipts,
+        and the marked bytes, which are for others.
+        """
+        if not newer:
+            return
+        try:
+            header, segments = Header.read(store / HEADER), read_segments(store)
+            ledger = Ledger.read(store, segments, step=header.range_rows, fingerprint=header.recipe.fingerprint)
+            for segment in segments:
+                segment_bones(Store(store, header), segment).check(store)
+            with RawFiles(store) as files:
+                for receipt in ledger.receipts():
+                    rows = receipt.rows
+                    hashes = files.read(segments[rows.segment].content_hash, rows.start, rows.stop)
+                    if hashlib.sha256(hashes.tobytes()).hexdigest() != receipt.content:
+                        raise CacheError(f"{store}: damaged: content hashes of {rows}")
+        except CacheError:
+            for path in newer:
+                (store / path).unlink(missing_ok=True)
+            path, (piece, what) = min(newer.items())
+            name = f"{short_place(store)}/{path}"
+            raise self._changed(name, piece.offset, ((piece.length, piece.sha256),), what) from None
+
+    def _bring_whole(self, place: str, path: str, pieces: Sequence[Piece], *, newer: _Newer | None = None) -> None:
+        """Bring a file of a store whole, or not at all; where ``newer`` is given, also other bytes, noted there."""
         name, target = f"{place}/{path}", self.root / place / path
         make_folder(target.parent)
         draft = self.root / place / TMP / draft_name()
@@ -318,7 +414,12 @@ class Mirror:
                 fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
                 try:
                     for piece in pieces:
-                        pwrite_all(fd, self._checked(name, piece), piece.offset)
+                        data, what = self._piece(name, piece)
+                        if what and newer is None:
+                            raise self._changed(name, piece.offset, ((piece.length, piece.sha256),), what)
+                        if what and newer is not None:
+                            newer[path] = (piece, what)
+                        pwrite_all(fd, data, piece.offset)
                     flush_data(fd)
                 finally:
                     os.close(fd)
@@ -327,33 +428,44 @@ class Mirror:
             draft.unlink(missing_ok=True)
             raise
 
-    def _checked(self, name: str, piece: Piece) -> bytes:
-        """The bytes of a piece of an object; asked for again where they are others."""
-        found = ""
+    def _piece(self, name: str, piece: Piece) -> tuple[bytes, str]:
+        """The bytes of a piece of an object, asked for again where they are others; and how they are, if they stay."""
+        found, data = "", b""
         for _ in range(_TRIES):
             try:
                 data = self.bucket.get(name, offset=piece.offset, length=piece.length)
             except MissingError as error:
-                raise self._changed(name, str(error)) from None
+                raise self._changed(name, piece.offset, ((piece.length, piece.sha256),), str(error)) from None
             found = hashlib.sha256(data).hexdigest()
             if found == piece.sha256:
-                return data
-        raise self._changed(name, differs(piece.offset, piece.length, piece.sha256, found))
+                return data, ""
+            self.bucket.forget(name)
+        return data, differs(piece.offset, piece.length, piece.sha256, found)
 
-    def _changed(self, name: str, what: str) -> DiffcacheError:
-        """The error for an object that is not what a manifest says: the store may have been pushed again since then."""
-        place = "/".join(name.split("/")[:3])
-        known = self._known.get(place)
+    def _changed(self, name: str, offset: int, checks: Sequence[tuple[int, str]], what: str) -> DiffcacheError:
+        """The error for an object that is not what a manifest said: damaged, where the newest one says the same of it.
+
+        Args:
+            name: path of the object below the URL.
+            offset: where the bytes begin that are not as they should be.
+            checks: (number of bytes, their SHA-256) of these, in order.
+            what: how they are.
+        """
+        *parts, path = name.split("/", 3)
+        place = "/".join(parts)
         try:
-            self._newest(place)
+            manifest = self._newest(place)
         except DiffcacheError as error:
             return error
-        if self._known[place] != known:
-            return BucketError(f"{self.url}/{place}: the store was pushed again since it was opened; open it again")
+        said = {(one.offset, one.length): one.sha256 for one in outline.pieces_of(manifest, path)}
+        for length, sha256 in checks:
+            if said.get((offset, length)) != sha256:
+                return BucketError(f"{self.url}/{place}: the store was pushed again since it was opened; open it again")
+            offset += length
         return CacheError(f"{self.url}/{name}: damaged: {what}; push the store again")
 
     def _record(self, place: str) -> Path:
-        return self.root / _MANIFESTS / f"{place.replace('/', '.')}.json"
+        return self.root / _MANIFESTS / f"{place.replace('/', '+')}.json"  # which no name of a store has
 
     @contextmanager
     def _held(self, place: str) -> Iterator[None]:
@@ -394,10 +506,11 @@ class Mirror:
                 return self.chunks.fetch(part.chunk, partial(self._bytes, part))
             except WrongBytesError as error:
                 what = f"from byte {part.offset} on, {error}" if part.offset else str(error)
+                self.bucket.forget(part.name)
             except MissingError as error:
                 what = str(error)
                 break
-        raise self._changed(part.name, what)
+        raise self._changed(part.name, part.offset, part.chunk.checks, what)
 
     def _bytes(self, part: Part) -> Iterator[bytes]:
         at, stop = part.offset, part.offset + part.chunk.nbytes
@@ -423,3 +536,17 @@ class Mirror:
         raise BucketError(
             f"{self.url}/{part.name}: removed as soon as it is fetched; give all who read here more bytes by {BYTES}"
         )
+
+
+_living: weakref.WeakSet[Mirror] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    global _opening  # noqa: PLW0603 - the parent's may be held for ever
+    _opening = threading.Lock()
+    for one in _living:
+        one.forget_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

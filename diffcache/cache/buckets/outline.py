@@ -30,6 +30,14 @@ def small(manifest: Manifest, path: str) -> tuple[Piece, ...]:
     return (Piece(0, one.size, one.sha256),)
 
 
+def pieces_of(manifest: Manifest, path: str) -> tuple[Piece, ...]:
+    """All bytes of a file, in pieces with checksums; none where the bucket has no such file."""
+    data = manifest.data.get(path)
+    if data is not None:
+        return data.pieces
+    return small(manifest, path) if path in manifest.files else ()
+
+
 def _own_files(manifest: Manifest, format: str) -> Iterator[str]:
     for path in manifest.files:
         number = segment_number(PurePosixPath(path).stem) if path.startswith(f"{SEGMENTS}/") else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
@@ -12,13 +13,16 @@ B = TypeVar("B")
 JOBS = 8
 
 
-def in_parallel(function: Callable[[A], B], tasks: Iterable[A], *, jobs: int) -> Iterator[tuple[A, B]]:
+def in_parallel(
+    function: Callable[[A], B], tasks: Iterable[A], *, jobs: int, over: threading.Event | None = None
+) -> Iterator[tuple[A, B]]:
     """Each task with its result, as they are done; the first error ends it, when what is under way has ended.
 
     Args:
         function: called in threads.
         tasks: taken as threads become free, so there may be any number of them.
         jobs: threads.
+        over: set at the first error, and where the caller goes no further, so that what is under way can end early.
     """
     left, running = iter(tasks), {}
     with ThreadPoolExecutor(jobs) as pool:
@@ -33,6 +37,10 @@ def in_parallel(function: Callable[[A], B], tasks: Iterable[A], *, jobs: int) ->
                 done: set[Future[B]] = wait(running, return_when=FIRST_COMPLETED).done
                 for future in done:
                     yield running.pop(future), future.result()
+        except BaseException:
+            if over is not None:
+                over.set()
+            raise
         finally:
             for future in running:
                 future.cancel()

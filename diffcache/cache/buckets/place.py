@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from types import ModuleType
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from diffcache.cache.buckets import credentials
 from diffcache.cache.buckets.refusals import Refused, refused
+from diffcache.cache.files.disk import disk_full, pwrite_all, read_into
 from diffcache.cache.files.sealed import MAX_BYTES
-from diffcache.errors import BucketError, CacheError, ConfigError, DependencyError, DiffcacheError, MissingError
+from diffcache.errors import BucketError, CacheError, ConfigError, DependencyError, DiffcacheError, MissingError, brief
 
 SCHEMES = ("s3", "gs", "az", "http", "https", "file")
 PART = 8 * 2**20
@@ -30,7 +33,16 @@ _TRIES = 5
 _SPOOLED = 64
 """Whole objects that are kept where a server gives no parts."""
 
+_SPOOLED_BYTES = 4 * 10**9
+"""And of how many bytes, but for the one that is being read."""
+
 _URL = re.compile(rf"({'|'.join(SCHEMES)})://(.*)", re.DOTALL)
+_AS_IT_IS = ("s3", "gs")
+"""Schemes whose folder is taken as it is; that of others is read as URLs are."""
+
+_UNFIT = re.compile(r"[#?\\\x00-\x1f\x7f]")
+"""What a URL cannot have in a folder's name: what follows would be left out, or become something else."""
+
 _MD5 = re.compile(r"[0-9a-f]{32}(-\d+)?")
 T = TypeVar("T")
 
@@ -38,6 +50,31 @@ T = TypeVar("T")
 def is_url(text: object) -> bool:
     """Whether a text names a bucket, or files on a server, rather than a folder."""
     return isinstance(text, str) and _URL.fullmatch(text) is not None
+
+
+def checked_scheme(url: str) -> str:
+    """The scheme of a URL that a bucket can be at.
+
+    Raises:
+        ConfigError: there are no such URLs, it names a user, or a folder that it would not be the URL of.
+    """
+    match = _URL.fullmatch(url)
+    if match is None or not match[2].strip("/"):
+        raise ConfigError(f"{url}: expected a URL such as s3://BUCKET/FOLDER; known are {', '.join(SCHEMES)}")
+    scheme, rest = match.groups()
+    host, _, folder = rest.partition("/")
+    if "@" in host:  # a password would be in the mirror, and in every error
+        raise ConfigError(
+            f"{scheme}://{host.rpartition('@')[2]}/{folder}: expected a URL without user and password; leave out what "
+            f"stands before the @"
+        )
+    if scheme not in _AS_IT_IS and (unfit := _UNFIT.search(rest)):
+        raise ConfigError(
+            f"{brief(url)}: a URL has no {unfit[0]!r} in the name of a folder; write %{ord(unfit[0]):02X} in its place"
+        )
+    if scheme == "file" and host:
+        raise ConfigError(f"{url}: expected a whole path, such as file:///home/me/cache")
+    return scheme
 
 
 @dataclass(frozen=True)
@@ -67,16 +104,13 @@ class Bucket:
         seconds: how long nothing may come before a request counts as lost.
 
     Raises:
-        ConfigError: there are no such URLs.
+        ConfigError: there are no such URLs; see :func:`checked_scheme`.
         BucketError: there are no credentials.
         DependencyError: the object-store library is not installed.
     """
 
     def __init__(self, url: str, *, seconds: float = 120.0) -> None:
-        match = _URL.fullmatch(url)
-        if match is None or not match[2].strip("/"):
-            raise ConfigError(f"{url}: expected a URL such as s3://BUCKET/FOLDER; known are {', '.join(SCHEMES)}")
-        self.url, self.scheme = url.rstrip("/"), match[1]
+        self.url, self.scheme = url.rstrip("/"), checked_scheme(url)
         self.writable = self.listable = self.scheme not in ("http", "https")
         self._lib = _library()
         self._seconds = seconds
@@ -130,7 +164,7 @@ class Bucket:
             return bytes(self._lib.get_range(self._store, self._prefix + path, start=offset, length=length))
 
         def spooled() -> bytes:
-            return self._spool.read((self._prefix, path), lambda file: self._copy(path, file), offset, length)
+            return self._spool.read((self._prefix, path), lambda fd: self._copy(path, fd), offset, length)
 
         def ranged() -> bytes:
             if not self._spool.needed:
@@ -142,10 +176,15 @@ class Bucket:
 
         return self._exactly(path, length, ranged, offset=offset)
 
+    def forget(self, path: str) -> None:
+        """Have an object read anew: what came of it is not what is expected, and may be a copy of what was there."""
+        self._spool.drop((self._prefix, path))
+
     def _exactly(self, path: str, length: int, read: Callable[[], bytes], *, offset: int) -> bytes:
         def whole() -> bytes:
             data = read()
             if len(data) != length:
+                self.forget(path)
                 raise Refused(f"it ends before byte {offset + length}: got {len(data)} bytes from {offset} on")
             return data
 
@@ -175,16 +214,16 @@ class Bucket:
 
         return self._tried(path, "reading", whole)
 
-    def _copy(self, path: str, file: IO[bytes]) -> None:
-        """Write all of an object into a file, from a server that does not give parts."""
-        file.seek(0)
-        file.truncate()
+    def _copy(self, path: str, fd: int) -> int:
+        """Write all of an object into a file, from a server that does not give parts; how many bytes it has."""
         got, done = self._lib.get(self._store, self._prefix + path), 0
         for piece in got.stream(min_chunk_size=1 << 20):
-            file.write(piece)
+            with disk_full(Path(tempfile.gettempdir()), got.meta["size"]):
+                pwrite_all(fd, piece, done)
             done += len(piece)
         if done != got.meta["size"]:
             raise Refused(f"expected {got.meta['size']} bytes, got {done}")
+        return done
 
     def head(self, path: str) -> Entry | None:
         """What the bucket tells of an object; None where there is none.
@@ -382,13 +421,21 @@ class Bucket:
             if self.scheme == "gs":
                 return store.GCSStore(bucket, prefix=prefix or None, **options)
             if self.scheme == "file":
-                return store.LocalStore.from_url(self.url, mkdir=True)
+                return self._local()
             if self.scheme == "az":
                 return store.AzureStore.from_url(self.url, **options)
             client["allow_http"] = self.scheme == "http"
-            return store.HTTPStore.from_url(f"{self.url}/", **options)
+            return store.HTTPStore.from_url(self.url, **options)  # a slash at the end would be there twice
         except (OSError, ValueError, self._lib.exceptions.BaseError) as error:
             raise refused(error, self.url, url=self.url, scheme=self.scheme, doing="opening").error from None
+
+    def _local(self) -> Any:
+        """A folder here; where it isn't there, the one above it that is, as only who writes makes folders."""
+        folder = Path(unquote(self.url.removeprefix("file://")))
+        there = next(one for one in (folder, *folder.parents) if one.is_dir())
+        if there != folder:
+            self._prefix = f"{folder.relative_to(there).as_posix()}/"
+        return self._lib.store.LocalStore(prefix=str(there))
 
 
 def _library() -> ModuleType:
@@ -435,26 +482,51 @@ class _PartDigests:
         return f"{hashlib.md5(self._done, usedforsecurity=False).hexdigest()}-{self._parts}"
 
 
+class _Copy:
+    """A file that nobody sees, and whether all of an object is in it."""
+
+    def __init__(self) -> None:
+        self.lock, self.file = threading.Lock(), tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - kept
+        self.size: int | None = None
+
+    def read(self, copy: Callable[[int], int], offset: int, length: int) -> bytes:
+        """A part of the object, which ``copy`` writes into the file, where it wasn't done yet."""
+        with self.lock:
+            if self.size is None:
+                try:
+                    self.size = copy(self.file.fileno())
+                except BaseException:
+                    self.file.truncate(0)  # what came of it takes no room
+                    raise
+            data = bytearray(min(length, max(0, self.size - offset)))
+            return bytes(data[: read_into(self.file.fileno(), memoryview(data), offset)])
+
+
 class _Spool:
     """Copies of whole objects in files that nobody sees, for servers that don't give parts; the last few are kept."""
 
     def __init__(self) -> None:
         self.needed = False
-        self._files: OrderedDict[Any, tuple[threading.Lock, IO[bytes], list[bool]]] = OrderedDict()
+        self._files: OrderedDict[Any, _Copy] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, key: Any, copy: Callable[[IO[bytes]], None], offset: int, length: int) -> bytes:
+    def read(self, key: Any, copy: Callable[[int], int], offset: int, length: int) -> bytes:
         """A part of an object that ``copy`` writes into a file, if it wasn't done lately."""
         with self._lock:
             if key not in self._files:
-                self._files[key] = (threading.Lock(), tempfile.TemporaryFile(), [False])  # noqa: SIM115 - kept
+                self._files[key] = _Copy()
+            one = self._files[key]
             self._files.move_to_end(key)
-            lock, file, whole = self._files[key]
-            while len(self._files) > _SPOOLED:
+        data = one.read(copy, offset, length)
+        with self._lock:
+            while len(self._files) > 1 and self._is_full():
                 self._files.popitem(last=False)  # who still reads it holds the file; it closes after that
-        with lock:
-            if not whole[0]:
-                copy(file)
-                whole[0] = True
-            file.seek(offset)
-            return file.read(length)
+        return data
+
+    def _is_full(self) -> bool:
+        return len(self._files) > _SPOOLED or sum(one.size or 0 for one in self._files.values()) > _SPOOLED_BYTES
+
+    def drop(self, key: Any) -> None:
+        """Let go of the copy of an object, so that it is copied again."""
+        with self._lock:
+            self._files.pop(key, None)

@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 
 from diffcache.cache import catalog
-from diffcache.cache.buckets.contents import Bones, array_bones, committed_rows, segment_bones
+from diffcache.cache.buckets.contents import Bones, array_bones, committed_rows, cut, segment_bones
 from diffcache.cache.buckets.manifest import DataFile, Manifest, Piece, read_stores
 from diffcache.cache.buckets.parallel import JOBS, in_parallel
-from diffcache.cache.buckets.place import PART, Bucket
+from diffcache.cache.buckets.place import PART, Bucket, Entry
 from diffcache.cache.cache import open_cache
 from diffcache.cache.catalog import Ledger, Segment, StoredArray
 from diffcache.cache.files import sealed
 from diffcache.cache.files.disk import (
     DRAFT,
     allocate,
+    bytes_below,
     flush_tree,
     make_folder,
     move_in,
@@ -46,10 +47,10 @@ from diffcache.cache.header import HEADER, Header
 from diffcache.cache.layout import LOCK, TMP, named_setting, segment_name, segment_number
 from diffcache.cache.places import ROOT_LOCK, is_store, no_header, place_of, remove_drafts
 from diffcache.cache.receipts import FOLDER as RECEIPTS
-from diffcache.cache.receipts import Receipt, binding
+from diffcache.cache.receipts import NAME, Receipt, binding
 from diffcache.cache.store import Store
 from diffcache.cache.writer import Writer
-from diffcache.errors import CacheError, ConfigError, MissingError
+from diffcache.errors import BucketError, CacheError, ConfigError, DiffcacheError, MissingError
 from diffcache.events import Notice, OnEvent, Progress, ignore
 from diffcache.setting import Setting
 
@@ -99,7 +100,8 @@ def pull_cache(
         ConfigError: there are no such URLs, or stores are named where the URL is that of one.
         DependencyError: the library that reads buckets is not installed.
         MissingError: nothing was pushed there, or no store is named so.
-        CacheError: the bucket is damaged, or does not go with what the cache has. What was committed is kept.
+        CacheError: the bucket is damaged, or does not go with what the cache has. What was committed is kept, and
+            the other stores are pulled.
         BucketError: the bucket cannot be reached, or refuses.
         DiskFullError: the disk has no room.
     """
@@ -117,7 +119,18 @@ def pull_cache(
             known = ", ".join(sorted(listed)[:8])
             raise MissingError(f"{bucket.url}: no store is named {', '.join(map(repr, lacking))}; there are {known}")
     cache = open_cache(root, create=True)
-    return [_Pull(bucket, place, cache.root, jobs, on_event).run() for place in chosen]
+    done: list[Pulled] = []
+    failed: list[DiffcacheError] = []
+    for place in chosen:
+        try:
+            done.append(_Pull(bucket, place, cache.root, jobs, on_event).run())
+        except (CacheError, MissingError) as error:  # of this store alone
+            failed.append(error)
+    for other in failed[1:]:
+        on_event(Notice(str(other)))
+    if failed:
+        raise failed[0]
+    return done
 
 
 def _names(what: str, place: str) -> bool:
@@ -151,6 +164,8 @@ class _Pull:
         self.jobs, self.on_event = jobs, on_event
         self.task = f"pull {place}"
         self.nbytes = self.written = self.done = self.total = 0
+        self.listed: dict[str, Entry] = {}  # as far as the bucket can be listed
+        self.unsaid: set[str] = set()  # small files that are there, and that the manifest doesn't have
 
     def run(self) -> Pulled:
         """All of it."""
@@ -165,6 +180,7 @@ class _Pull:
         if "/".join(place_of(header)) != self.place:
             raise CacheError(f"{self.there.place(HEADER)}: damaged: it is of the store {'/'.join(place_of(header))}")
         self.header, self.format = header, get_format(header.format)
+        self._list()
         new = not (self.path / HEADER).exists()
         if new:
             self._make()
@@ -188,22 +204,33 @@ class _Pull:
 
     # --- reading --------------------------------------------------------------------------------
 
+    def _list(self) -> None:
+        """See what is there beside what the manifest has, as a push goes on or was killed before it wrote that down.
+
+        A compressed store is pushed at one go, so it has nothing that is not said.
+        """
+        if not self.there.listable or self.header.compression is not None:
+            return
+        with suppress(BucketError):  # who may only read goes by the manifest
+            self.listed = {entry.path: entry for entry in self.there.list()}
+        self.unsaid = {path for path in self.listed if path not in self.manifest.files and _is_small(path)}
+
     def _small(self, path: str) -> bytes:
-        """A small object, checked against the manifest.
+        """A small object that is what the manifest says, or at least what its own checksum says.
 
         Raises:
-            CacheError: it isn't what the manifest says, also not what it says now.
+            CacheError: it is neither, also after the manifest was read again.
         """
         for last in (False, True):
             file = self.manifest.files.get(path)
-            if file is None:
-                raise CacheError(f"{self.there.url}: damaged: its manifest has no {path}; push the store again")
-            try:
-                data = self.there.get(path, most=file.size)
-            except (MissingError, CacheError):
-                data = b""
+            most = sealed.MAX_BYTES if file is None or last else file.size
+            data = b""
+            with suppress(MissingError, CacheError):
+                data = self.there.get(path, most=most)
             self.nbytes += len(data)
-            if hashlib.sha256(data).hexdigest() == file.sha256:
+            if file is not None and hashlib.sha256(data).hexdigest() == file.sha256:
+                return data
+            if (last or path in self.unsaid) and _is_sealed(data):
                 return data
             if not last:
                 self.manifest, _ = Manifest.read(self.there)  # somebody may have pushed meanwhile
@@ -224,7 +251,18 @@ class _Pull:
         return data
 
     def _names_in(self, folder: str) -> list[str]:
-        return sorted(path for path in self.manifest.files if path.startswith(f"{folder}/"))
+        return sorted(path for path in self.manifest.files.keys() | self.unsaid if path.startswith(f"{folder}/"))
+
+    def _is_there(self, path: str) -> bool:
+        return path in self.manifest.files or path in self.unsaid
+
+    def _data(self, path: str) -> DataFile | None:
+        """What is known of a file of features; without checksums where only the listing has it."""
+        one, there = self.manifest.data.get(path), self.listed.get(path)
+        if self.header.compression is not None or there is None or (one is not None and one.size == there.size):
+            return one
+        stretches = cut([0, there.size]) if there.size else []
+        return DataFile(there.size, there.etag, "", tuple(Piece(start, stop - start, "") for start, stop in stretches))
 
     # --- making ---------------------------------------------------------------------------------
 
@@ -241,7 +279,8 @@ class _Pull:
                     if is_store(self.path)
                     else CacheError(f"{self.path}: this is in the place of the store and is none; move it away")
                 )
-            pushed = sum(one.size for one in self.manifest.data.values())
+            # what a killed pull left has its room already
+            pushed = sum(one.size for one in self.manifest.data.values()) - bytes_below(draft)
             require_room(self.root, pushed)
             for name, data in self.format.root_files(self.header.attributes()).items():
                 _write(draft / self.format.folder / name, data)
@@ -258,7 +297,7 @@ class _Pull:
                     self._lay_out(draft, array)
                     _write(catalog.array_path(draft, setting, segment=segment.number), array.seal())
                 marks = f"{catalog.MARKS}/{segment_name(segment.number)}.json"
-                if marks in self.manifest.files:
+                if self._is_there(marks):
                     _write(draft / marks, self._small(marks))
             if self.header.compression is not None:
                 self._receipts_of_compressed(draft, segments)
@@ -277,10 +316,15 @@ class _Pull:
             raise CacheError(f"{self.there.url}: damaged: its manifest does not have all segments; push it again")
         found = []
         for number in numbers[first:]:
+            # Rows of content hashes change with each push, before the manifest does: receipts have checksums of them.
             for path in self.format.own_files(number):
-                self._whole_file(root, path)
+                self._whole_file(root, path, sure=self.header.compression is not None)
             segment = self._segment(root, number)
-            segment_bones(self._as_store(root), segment).check(root)
+            self._require_bones(segment_bones(self._as_store(root), segment), root)
+            marked = np.zeros(segment.rows, np.uint8)
+            marked[list(self._marks(segment))] = 1
+            with RawFiles(root) as files:
+                files.write(segment.marked, 0, marked)
             found.append(segment)
         return found
 
@@ -340,12 +384,15 @@ class _Pull:
         if path not in taken:
             self._whole_file(root, path)
             return
-        one = self.manifest.data.get(path)
+        one = self._data(path)
         if one is None and (path not in features or self.format.name != "zarr"):
             raise self._damaged(path, "it is missing and")
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         # of an extraction that goes on, chunks that are not whole were not pushed: they have no rows yet
-        allocate(root / path, chunk if one is None else one.size)
+        size = chunk if one is None else one.size
+        if (root / path).exists() and (root / path).stat().st_size != size:
+            remove(root / path)  # of a pull that was killed, and a push since
+        allocate(root / path, size)
         if one is None:
             return
         fd = open_plain(root / path, os.O_RDWR)
@@ -360,9 +407,15 @@ class _Pull:
         finally:
             os.close(fd)
 
-    def _whole_file(self, root: Path, path: str) -> None:
-        """A file below ``root`` by its pieces; those that are there already are kept."""
-        one = self.manifest.data.get(path)
+    def _whole_file(self, root: Path, path: str, *, sure: bool = True) -> None:
+        """A file below ``root`` by its pieces; those that are there already are kept.
+
+        Args:
+            root: the store's folder, or a draft of it.
+            path: relative to it.
+            sure: whether pieces must be what the manifest says; else other checks follow.
+        """
+        one = self._data(path)
         if one is None:
             raise self._damaged(path, "it is missing and")
         file = root / path
@@ -376,15 +429,16 @@ class _Pull:
             for piece in one.pieces:
                 if begun and _has(fd, piece):
                     continue
-                pwrite_all(fd, self._piece(path, one, piece), piece.offset)
+                pwrite_all(fd, self._piece(path, piece, sure=sure), piece.offset)
         finally:
             os.close(fd)
 
-    def _piece(self, path: str, one: DataFile, piece: Piece) -> bytes:
-        data = self._part(path, piece.offset, piece.length)
-        if hashlib.sha256(data).hexdigest() != piece.sha256:
+    def _piece(self, path: str, piece: Piece, *, sure: bool) -> bytes:
+        for _ in range(2):  # what went wrong on the way doesn't do so twice
             data = self._part(path, piece.offset, piece.length)
-        if hashlib.sha256(data).hexdigest() != piece.sha256:
+            if piece.sha256 in ("", hashlib.sha256(data).hexdigest()):
+                return data
+        if sure:
             raise self._damaged(path, f"bytes {piece.offset} to {piece.offset + piece.length - 1}")
         return data
 
@@ -425,7 +479,7 @@ class _Pull:
         for segment in store.segments:
             name = f"{catalog.SEGMENTS}/{segment_name(segment.number)}.json"
             file = self.manifest.files.get(name)
-            if file is None or file.sha256 == hashlib.sha256(segment.seal()).hexdigest():
+            if not self._is_there(name) or (file and file.sha256 == hashlib.sha256(segment.seal()).hexdigest()):
                 continue
             if self._segment(store.path, segment.number).samples != segment.samples:
                 raise CacheError(
@@ -442,15 +496,22 @@ class _Pull:
     def _new_marks(self, store: Store) -> dict[int, str]:
         found: dict[int, str] = {}
         for segment in store.segments:
-            path = f"{catalog.MARKS}/{segment_name(segment.number)}.json"
-            if path not in self.manifest.files:
-                continue
-            values = sealed.unseal(self._small(path), self.there.place(path))
-            for row, why in sealed.mapping(values.get("marks"), self.there.place(path)).items():
-                if not row.isdecimal() or len(row) > 18 or int(row) >= segment.rows:
-                    raise CacheError(f"{self.there.place(path)}: damaged: the segment has no row {row!r:.40}")
-                if segment.first_row + int(row) not in store.marks:
-                    found[segment.first_row + int(row)] = sealed.text(why, self.there.place(path))
+            for row, why in self._marks(segment).items():
+                if segment.first_row + row not in store.marks:
+                    found[segment.first_row + row] = why
+        return found
+
+    def _marks(self, segment: Segment) -> dict[int, str]:
+        """Rows of a segment that are marked in the bucket, and why."""
+        path = f"{catalog.MARKS}/{segment_name(segment.number)}.json"
+        if not self._is_there(path):
+            return {}
+        where, found = self.there.place(path), {}
+        values = sealed.unseal(self._small(path), where)
+        for row, why in sealed.mapping(values.get("marks"), where).items():
+            if not row.isdecimal() or len(row) > 18 or int(row) >= segment.rows:
+                raise CacheError(f"{where}: damaged: the segment has no row {row!r:.40}")
+            found[int(row)] = sealed.text(why, where)
         return found
 
     def _add_listings(self, writer: Writer) -> None:
@@ -465,7 +526,7 @@ class _Pull:
                     if setting in store.settings_by_segment[segment.number]:
                         continue
                     array = self._array(setting, segment, listing)
-                    pushed = (self.manifest.data.get(path) for path in array_bones(store, array).files)
+                    pushed = (self._data(path) for path in array_bones(store, array).files)
                     require_room(store.path, sum(one.size for one in pushed if one) + self._unsent(array))
                     self._lay_out(draft, array)
                     flush_tree(draft)
@@ -506,7 +567,13 @@ class _Pull:
 
     def _range(self, store: Store, layout: _Layout, path: str) -> Receipt | None:
         """Fetch what a receipt speaks of, as far as it is lacking, check it, and write the receipt."""
-        data = self._small(path)
+        try:
+            data = self._small(path)
+        except CacheError:
+            if path in self.manifest.files:
+                raise
+            self._again(f"{path.rpartition('/')[2]} was taken back")
+            return None
         receipt = Receipt.unseal(data, self.there.place(path))
         rows = receipt.rows
         if rows.segment >= len(store.segments) or receipt.path(store.path) != store.path / path:
@@ -569,9 +636,15 @@ class _Pull:
         now = b""
         with suppress(MissingError, CacheError):
             now = self.there.get(path, most=len(data))
-        if now == data:
+        if now == data and path in self.unsaid:  # of a push that another one replaced, so there are no such rows
+            self.on_event(Notice(f"{self.there.url}: {what} is not what {path} says; a push removes that"))
+        elif now == data:
             raise self._damaged(next(extents.pieces(row, row + 1))[0], what)
-        self.on_event(Notice(f"{self.there.url}: {what} was pushed again meanwhile; pull again to have it"))
+        else:
+            self._again(f"{what} was pushed again")
+
+    def _again(self, what: str) -> None:
+        self.on_event(Notice(f"{self.there.url}: {what} meanwhile; pull again to have what is there now"))
 
 
 class _Layout:
@@ -611,6 +684,26 @@ def _scratch(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         remove(folder)
+
+
+def _is_small(path: str) -> bool:
+    """Whether a path is that of a JSON file of a segment, an array, marks or a receipt."""
+    folder, *rest = path.split("/")
+    if folder in (catalog.SEGMENTS, catalog.MARKS):
+        return len(rest) == 1 and rest[0].endswith(".json") and segment_number(rest[0][:-5]) is not None
+    if len(rest) != 2 or segment_number(rest[0]) is None:
+        return False
+    if folder == RECEIPTS:
+        return NAME.fullmatch(rest[1]) is not None
+    return folder == catalog.ARRAYS and named_setting(rest[1], suffix=".json") is not None
+
+
+def _is_sealed(data: bytes) -> bool:
+    try:
+        sealed.unseal(data, "")
+    except CacheError:
+        return False
+    return True
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -6,7 +6,8 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from diffcache.cache.buckets.contents import (
     Bones,
     Contents,
     Source,
+    array_bones,
     committed_rows,
+    cut,
     joined,
     kept_receipts,
     small_files,
@@ -30,18 +33,19 @@ from diffcache.cache.buckets.manifest import (
     list_store,
     now,
     read_stores,
+    unlike,
 )
-from diffcache.cache.buckets.parallel import JOBS, in_parallel
-from diffcache.cache.buckets.place import Bucket, Entry
+from diffcache.cache.buckets.parallel import JOBS, A, B, in_parallel
+from diffcache.cache.buckets.place import PART, Bucket, Entry
 from diffcache.cache.cache import open_cache
-from diffcache.cache.catalog import Ledger, Segment
+from diffcache.cache.catalog import Ledger, Segment, StoredArray
 from diffcache.cache.files import sealed
 from diffcache.cache.files.disk import read_small
 from diffcache.cache.header import HEADER, Header
 from diffcache.cache.layout import RowRange, array_name, segment_name, short_place
 from diffcache.cache.places import place_of, require_folder, store_folders
 from diffcache.cache.receipts import FOLDER as RECEIPTS
-from diffcache.cache.receipts import NAME, Receipt
+from diffcache.cache.receipts import NAME, Receipt, binding
 from diffcache.cache.store import Store
 from diffcache.errors import BucketError, CacheError, MissingError
 from diffcache.events import Notice, OnEvent, Progress, ignore
@@ -84,6 +88,7 @@ def push_store(
     jobs: int = JOBS,
     whole_chunks: bool = False,
     save_seconds: float = SAVE_SECONDS,
+    stop: threading.Event | None = None,
     on_event: OnEvent = ignore,
 ) -> Pushed:
     """Bring a bucket to have what a store has now; the store may be written to meanwhile.
@@ -97,6 +102,7 @@ def push_store(
         jobs: objects that are sent at once.
         whole_chunks: send only files all of whose rows are committed, and their receipts; the rest later.
         save_seconds: how often what was sent is written down.
+        stop: once it is set, nothing more is sent, and BucketError is raised.
         on_event: hears of progress, in bytes.
 
     Raises:
@@ -109,16 +115,25 @@ def push_store(
     require_folder(root)  # a mirror has no features
     target = bucket if isinstance(bucket, Bucket) else Bucket(bucket)
     target.require_writable()
-    push = _Push(Store.open(root), target, jobs, save_seconds, on_event)
+    push = _Push(Store.open(root), target, jobs, save_seconds, stop or threading.Event(), on_event)
     return push.run(whole_chunks=whole_chunks)
 
 
 class _Push:
     """One push of a store as it was when it was opened."""
 
-    def __init__(self, store: Store, bucket: Bucket, jobs: int, save_seconds: float, on_event: OnEvent) -> None:
+    def __init__(
+        self,
+        store: Store,
+        bucket: Bucket,
+        jobs: int,
+        save_seconds: float,
+        stop: threading.Event,
+        on_event: OnEvent,
+    ) -> None:
         self.store, self.bucket, self.jobs = store, bucket, jobs
-        self.save_seconds, self.on_event = save_seconds, on_event
+        self.save_seconds, self.stop, self.on_event = save_seconds, stop, on_event
+        self.over = threading.Event()  # set by an error, for what is under way
         self.place = "/".join(place_of(store.header))
         self.there = bucket.below(self.place)
         self.task = f"push {short_place(store.path)}"
@@ -129,6 +144,8 @@ class _Push:
         self.segments: dict[int, Segment] = {}  # as the bucket has them
         self.others: list[Receipt] = []  # of settings that have no array here, and stay
         self.hashes: dict[int, dict[int, bytes]] = {}  # content hashes of theirs that are not here
+        self.arrays: dict[tuple[Setting, int], StoredArray | None] = {}  # of the bucket, those that were asked for
+        self.lost = True  # the manifest is not there, or files of features are not what it says
         self.entry: Entry | None = None
         self.listing: dict[str, Entry] = {}  # what was there when this began
         self.saving = threading.Lock()  # held while the manifest is replaced
@@ -149,14 +166,14 @@ class _Push:
         self._adopt(local, sealed_receipts, listing)
         stale, kept = self._stale(listing)
 
-        sources = list(self._contents(local).sources())
-        if whole_chunks:
+        sources = self._sources(local)
+        small = self._small(listing, sources)
+        moved = self._withdraw(small, listing, stale, kept)
+        if whole_chunks and not moved:
             local, sources = self._whole(local, sources)
-        # room for rows that nobody has computed yet is not sent
-        sources = [one for one in sources if one.path in self.data or not one.empty]
+            small = self._small(listing, sources)
+        # else all of it goes: receipts that are taken back come again with the bytes that they speak of
         data = [one for one in sources if one.path not in self.data or self.data[one.path].content != one.content]
-        small = self._small(listing, {one.path for one in sources} | self.data.keys())
-        self._withdraw(small, listing, stale, kept)
         receipts = [one for one in local if _path(one) not in self.receipts]
         withheld = len(sealed_receipts) - len({_path(one) for one in local} & sealed_receipts.keys())
         said = old is not None and (old.files, old.data) == (self.files, self.data)
@@ -197,6 +214,7 @@ class _Push:
         for path, one in old.data.items():
             if _is(listing.get(path), one.size, one.etag):
                 self.data[path] = one
+        self.lost = len(self.data) < len(old.data)
 
     def _require_same(self, listing: dict[str, Entry]) -> None:
         """The bucket's store must be this one, and have no rows that this one lacks."""
@@ -251,10 +269,10 @@ class _Push:
         Raises:
             CacheError: rows that they speak of are not committed here, or the images of these are others here.
         """
-        going, staying = [], []
+        going, staying, untrue = [], [], 0
         afar: list[tuple[str, Receipt, SmallFile]] = []
         others = [p for p in listing if p.startswith(f"{RECEIPTS}/") and p not in self.receipts]
-        for path, data in in_parallel(self._read, [path for path in others if _is_receipt(path)], jobs=self.jobs):
+        for path, data in self._parallel(self._read, [path for path in others if _is_receipt(path)]):
             if data is None:
                 continue
             try:
@@ -270,6 +288,10 @@ class _Push:
                 continue
             if receipt.rows.segment >= len(self.store.segments):
                 raise self._behind("rows that were added")
+            if not self._is_vouched_for(path, receipt) and not self._has_bytes(receipt, listing):
+                going.append(path)  # pushes were mixed, or objects lost
+                untrue += 1
+                continue
             mine = frozenset(receipt.settings) & self.store.settings_by_segment[receipt.rows.segment]
             held = self.store.ledger.at(receipt.rows)
             here = {s: sum_ for one in held for s, sum_ in one.settings.items()}
@@ -292,9 +314,94 @@ class _Push:
             else:
                 afar.append((path, receipt, file))
         going += self._keep_afar(afar)
+        if untrue:
+            self.on_event(Notice(f"{self.there.url}: {untrue} receipts there speak of rows that are not; they go"))
+        broken = [(s, n) for (s, n), array in self.arrays.items() if array is None]
+        gone = [_listing(s, n) for s, n in broken if s not in self.store.settings_by_segment[n]]
+        going += [path for path in gone if path in listing]
         for path in going:
             self.files.pop(path, None)
         return going, staying
+
+    def _is_vouched_for(self, path: str, receipt: Receipt) -> bool:
+        """Whether nothing is to be asked of what a receipt in the bucket speaks of.
+
+        The manifest has it, and the files of those settings that have no array here; or the store has all of the rest.
+        """
+        number = receipt.rows.segment
+        mine = frozenset(receipt.settings) & self.store.settings_by_segment[number]
+        here = {setting for one in self.store.ledger.at(receipt.rows) for setting in one.settings}
+        afar = receipt.settings.keys() - mine
+        if path in self.files and not self.lost and all(_listing(s, number) in self.files for s in afar):
+            return True
+        return not afar and mine <= here
+
+    def _has_bytes(self, receipt: Receipt, listing: Mapping[str, Entry]) -> bool:
+        """Whether the bytes that a receipt in the bucket speaks of are there, and files that readers ask for."""
+        segment = self.segments.get(receipt.rows.segment)
+        if segment is None:
+            return False
+        rows, fingerprint = receipt.rows, self.store.fingerprint
+        checks = [(segment.content_hash, b"", receipt.content)]
+        for setting, checksum in receipt.settings.items():
+            array = self._array_there(setting, segment, listing)
+            if array is None:
+                return False
+            if array.features.runs:  # of a compressed one a reader checks the rows
+                checks.append((array.features, binding(fingerprint, setting, rows), checksum))
+        for extents, head, expected in checks:
+            digest = hashlib.sha256(head)
+            for path, offset, first, end in extents.pieces(rows.start, rows.stop):
+                stop = offset + (end - first) * extents.row_bytes
+                if path not in listing or listing[path].size < stop:
+                    return False
+                for at in range(offset, stop, PART):
+                    digest.update(self.there.get(path, offset=at, length=min(PART, stop - at)))
+            if digest.hexdigest() != expected:
+                return False
+        return True
+
+    def _array_there(self, setting: Setting, segment: Segment, listing: Mapping[str, Entry]) -> StoredArray | None:
+        """An array as the bucket has it, its files known from now on; None where some are not there, or damaged."""
+        key = (setting, segment.number)
+        if key not in self.arrays:
+            self.arrays[key] = None
+            with suppress(MissingError, CacheError):
+                self.arrays[key] = self._learned(setting, segment, listing)
+        return self.arrays[key]
+
+    def _learned(self, setting: Setting, segment: Segment, listing: Mapping[str, Entry]) -> StoredArray:
+        """An array of the bucket; files of one that is not here are read, where no manifest knows them.
+
+        Raises:
+            MissingError: a file is not there.
+            CacheError: the listing is damaged.
+        """
+        path = _listing(setting, segment.number)
+        if path not in listing:
+            raise MissingError(f"{self.there.place(path)}: it is not there")
+        data = self.there.get(path)
+        values = sealed.unseal(data, self.there.place(path))
+        array = StoredArray.from_plain(values, self.store.path / path, setting, segment)
+        if setting in self.store.settings_by_segment[segment.number]:
+            return array  # it is pushed from here
+        chunks = {run.path for run in array.features.runs} if self.store.format == "zarr" else set()
+        for file in array_bones(self.store, array).files:
+            if file in listing and file not in self.data:
+                self.data[file] = self._read_data(listing[file])
+            elif file not in listing and file not in chunks:
+                raise MissingError(f"{self.there.place(file)}: it is not there")
+        self.files[path] = SmallFile(len(data), listing[path].etag, _facts(data)[1])
+        return array
+
+    def _read_data(self, entry: Entry) -> DataFile:
+        """What the manifest is to say of a file of features that only the bucket has."""
+        pieces, told = [], hashlib.sha256(b"read from the bucket\n")
+        for start, stop in cut([0, entry.size]) if entry.size else []:
+            digest = hashlib.sha256(self.there.get(entry.path, offset=start, length=stop - start)).hexdigest()
+            pieces.append(Piece(start, stop - start, digest))
+            told.update(digest.encode())
+        return DataFile(entry.size, entry.etag, told.hexdigest(), tuple(pieces))
 
     def _keep(self, path: str, receipt: Receipt, file: SmallFile) -> None:
         self.files[path], self.receipts[path] = file, receipt
@@ -339,13 +446,20 @@ class _Push:
                     found[rows.start] = data[low * extents.row_bytes : high * extents.row_bytes]
         return found
 
-    def _contents(self, receipts: list[Receipt]) -> Contents:
-        return Contents(self.store, receipts, besides=self.others, hashes=self.hashes)
+    def _sources(self, receipts: list[Receipt]) -> list[Source]:
+        """The files of features with the rows of some receipts; without room for rows that nobody has computed yet."""
+        contents = Contents(self.store, receipts, besides=self.others, hashes=self.hashes)
+        return [one for one in contents.sources() if one.path in self.data or not one.empty]
 
     def _withdraw(
         self, small: Mapping[str, bytes], listing: Mapping[str, Entry], stale: list[str], kept: list[Receipt]
-    ) -> None:
-        """Have receipts go, and come again, whose rows are to lie elsewhere: another listing is sent than is there."""
+    ) -> bool:
+        """Have receipts go, and come again, whose rows are to lie elsewhere: another listing is sent than is there.
+
+        Returns:
+            Whether there are any.
+        """
+        before = len(stale)
         for number, segment in self.segments.items():
             elsewhere = segment.content_hash != self.store.segments[number].content_hash
             if elsewhere and any(one.rows.segment == number for one in self.others):
@@ -359,6 +473,7 @@ class _Push:
                     left = receipt.without(self.store.settings_by_segment[number])
                     if left is not None:
                         kept.append(left)
+        return len(stale) > before
 
     def _read(self, path: str) -> bytes | None:
         try:
@@ -380,7 +495,7 @@ class _Push:
             if _path(receipt) in self.receipts or paths.isdisjoint(partial):
                 held.append(receipt)
         # what is beside the features says what the receipts say that go with it
-        small = {one.path: one for one in self._contents(held).sources()}
+        small = {one.path: one for one in self._sources(held)}
         chosen = []
         for one in sources:
             if one.path in partial:
@@ -389,9 +504,10 @@ class _Push:
             chosen.append(small[one.path] if beside else one)
         return held, chosen
 
-    def _small(self, listing: dict[str, Entry], features: Collection[str]) -> dict[str, bytes]:
-        """The JSON files that are to be sent."""
+    def _small(self, listing: dict[str, Entry], sources: Iterable[Source]) -> dict[str, bytes]:
+        """The JSON files that are to be sent beside some files of features."""
         found: dict[str, bytes] = {}
+        features = {one.path for one in sources} | self.data.keys()
         paths = {**small_files(self.store, features), HEADER: self.store.path / HEADER}
         for path, file in paths.items():
             data = read_small(file, limit=sealed.MAX_BYTES)
@@ -445,25 +561,33 @@ class _Push:
         for receipt in kept:
             path, file = self._put_receipt(receipt)
             self.files[path], self.receipts[path] = file, receipt
-        for _ in in_parallel(self.there.delete, stale, jobs=self.jobs):
+        for _ in self._parallel(self.there.delete, stale):
             pass
         if total:
             told(0)
-        for _ in in_parallel(lambda bones: bones.check(self.store.path), _bones(data), jobs=self.jobs):
+        for _ in self._parallel(lambda bones: bones.check(self.store.path), _bones(data)):
             pass
-        for one, result in in_parallel(lambda one: self._put_data(one, told), data, jobs=self.jobs):
-            self.data[one.path] = result
-            self._counted(one.size)
+        # A reader needs the segments' own files to be what the manifest says, so that is written down at once.
+        own = [one for one in data if one.bones is not None and one.bones.setting is None]
+        for some in ([one for one in data if one.bones is None or one.bones.setting is not None], own):
+            for one, result in self._parallel(lambda one: self._put_data(one, told), some):
+                self.data[one.path] = result
+                self._counted(one.size)
+        if own:
+            self.save()
         for path, content in small.items():  # few, and their order matters: the header last
             self._require_alone()
             entry = self.there.put(path, content)
             self.files[path] = SmallFile(len(content), entry.etag, hashlib.sha256(content).hexdigest())
             told(len(content))
             self._counted(len(content))
-        for receipt, (path, file) in in_parallel(self._put_receipt, receipts, jobs=self.jobs):
+        for receipt, (path, file) in self._parallel(self._put_receipt, receipts):
             self.files[path], self.receipts[path] = file, receipt
             self._counted(file.size)
         self.save()
+
+    def _parallel(self, function: Callable[[A], B], tasks: Iterable[A]) -> Iterator[tuple[A, B]]:
+        return in_parallel(function, tasks, jobs=self.jobs, over=self.over)
 
     def _put_data(self, source: Source, told: Callable[[int], None]) -> DataFile:
         pieces: list[Piece] = []
@@ -473,6 +597,7 @@ class _Push:
             nonlocal most
             at = 0
             for piece in source.pieces(self.store.path, pieces, self._refuse):
+                self._require_wanted()
                 at += len(piece)
                 yield piece
                 if at > most:
@@ -516,7 +641,7 @@ class _Push:
             images=store.images,
             split=store.split,
             fingerprint=store.fingerprint,
-            pushed=now(),
+            pushed=unlike(),
             committed=committed_rows(self.receipts.values()),
             files=self.files,
             data=self.data,
@@ -533,6 +658,11 @@ class _Push:
             f"{self.there.url}: somebody else pushes this store, or did a moment ago; push again when that is done"
         )
 
+    def _require_wanted(self) -> None:
+        """Raise BucketError once the push is over: by an error, or since nobody wants it any more."""
+        if self.over.is_set() or self.stop.is_set():
+            raise BucketError(f"{self.there.url}: the push was ended; push again")
+
     def _require_alone(self, *, within: float = 0.0) -> None:
         """Before others' bytes could be replaced: refuse if somebody has begun to push this store since we did.
 
@@ -540,8 +670,9 @@ class _Push:
             within: seconds since that was seen last, in which the bucket isn't asked.
 
         Raises:
-            BucketError: somebody has.
+            BucketError: somebody has, or the push is over.
         """
+        self._require_wanted()
         while (begun := time.monotonic()) - self.alone >= within:
             known = self.entry
             there = self.there.head(MANIFEST)

@@ -58,7 +58,7 @@ class Pusher:
         self._seen = dict(self._began)
         self._wanted: set[Path] = set()
         self._told: set[str] = set()
-        self._over = threading.Event()
+        self._over, self._at_once = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="pusher", daemon=True)
 
     def start(self) -> None:
@@ -69,9 +69,11 @@ class Pusher:
         """Push a store in the end, though nothing was written to it."""
         self._wanted.add(store)
 
-    def stop(self) -> None:
-        """End the thread, which ends what it is pushing."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """End the thread, which ends what it is pushing; or goes no further with it, where that is to be at once."""
         self._over.set()
+        if at_once:
+            self._at_once.set()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -106,8 +108,17 @@ class Pusher:
 
     def _push(self, path: Path, *, everything: bool) -> None:
         try:
-            push_store(path, self.bucket, jobs=self.jobs, whole_chunks=not everything, on_event=self._quiet)
+            push_store(
+                path,
+                self.bucket,
+                jobs=self.jobs,
+                whole_chunks=not everything,
+                stop=self._at_once,
+                on_event=self._quiet,
+            )
         except (DiffcacheError, OSError) as error:
+            if self._at_once.is_set():
+                return
             text = f"{error}; tried again later, and at the end"
             if type(error).__name__ not in self._told:
                 self._told.add(type(error).__name__)
@@ -161,6 +172,6 @@ def pushing(
     try:
         yield pusher
     except BaseException:
-        pusher.stop()
+        pusher.stop(at_once=True)
         raise
     pusher.finish()

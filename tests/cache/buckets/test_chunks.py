@@ -213,6 +213,48 @@ def test_many_threads_stay_within_the_limit(tmp_path: Path) -> None:
     assert wrong == []
 
 
+def test_what_is_coming_stays_within_the_limit_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, begun, go, peak = ChunkFolder(tmp_path, limit=25_000), threading.Semaphore(0), threading.Event(), []
+    waited = threading.Semaphore(0)
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: (waited.release(), threading.Event().wait(0.001)))
+
+    def parts(number: int) -> Iterator[bytes]:
+        begun.release()
+        go.wait(5)
+        peak.append(used(folder))
+        yield some(number)
+
+    def fetch(number: int) -> None:
+        folder.fetch(chunk_of(some(number)), lambda: parts(number))
+
+    threads = [threading.Thread(target=fetch, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for event in (begun, begun, waited):  # two fit, and others wait
+        assert event.acquire(timeout=5)
+    assert used(folder) <= 25_000
+    go.set()
+    for thread in threads:
+        thread.join(5)
+    assert len(peak) == 6
+    assert max(peak) <= 25_000
+    assert used(folder) <= 25_000
+
+
+def test_what_came_beyond_the_limit_makes_room(tmp_path: Path) -> None:
+    wide, narrow = ChunkFolder(tmp_path, limit=45_000), ChunkFolder(tmp_path, limit=25_000)
+    for number in range(3):
+        fetched(wide, some(number))
+
+    def parts() -> Iterator[bytes]:
+        wide.limit = 25_000  # it was opened with another limit
+        yield some(3)
+
+    assert wide.fetch(chunk_of(some(3)), parts).tobytes() == some(3)
+    assert used(wide) <= 25_000
+    assert narrow.get(chunk_of(some(3))) is not None
+
+
 class TestDownloads:
     def test_what_is_wanted_comes_before_what_was_announced(self) -> None:
         downloads, done, go = Downloads(threads=1, ahead=3), [], threading.Event()

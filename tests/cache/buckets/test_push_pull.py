@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, partialmethod
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from diffcache.cache import Store, convert_store, layout, open_cache, verify_store
 from diffcache.cache.buckets import pull, push
 from diffcache.cache.buckets.manifest import Manifest, SmallFile, list_store, read_stores
+from diffcache.cache.buckets.parallel import in_parallel
 from diffcache.cache.buckets.place import Bucket
 from diffcache.cache.buckets.pull import pull_cache
 from diffcache.cache.buckets.push import push_cache, push_store
@@ -231,6 +233,33 @@ def test_settings_of_one_store_come_from_two_places(
     assert truthful(there, both) == len(both.receipts)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_only_the_bucket_has_stays_where_its_manifest_is_lost(tmp_path: Path, format: str) -> None:
+    (tmp_path / "bucket").mkdir()
+    bucket = Bucket(f"file://{tmp_path / 'bucket'}")
+    _, old = create(tmp_path / "a", format, rows=ROWS)
+    fill(old, [LARGE, SMALL], leave=1)
+    there = bucket.below(push_store(old, bucket).place)
+    _, new = create(tmp_path / "b", format, rows=ROWS)
+    fill(new, [OTHER])
+    push_store(new, bucket)
+    there.delete("manifest.json")
+    push_store(new, bucket)
+    described(there)
+    assert truthful(there, old) == len(old.receipts) + len(new.receipts)
+    assert pulled(bucket.url, tmp_path / "c").receipts == sorted(
+        (*old.receipts, *new.receipts), key=lambda one: (one.rows, one.name)
+    )
+    # of what is lost too, receipts go
+    there.delete("manifest.json")
+    there.delete(old.array(LARGE, segment=0).features.runs[-1].path)
+    push_store(new, bucket)
+    described(there)
+    assert len(new.receipts) <= truthful(there, old) < len(old.receipts) + len(new.receipts)
+    push_store(old, bucket)
+    assert truthful(there, old) == len(old.receipts) + len(new.receipts)
+
+
 def test_receipts_go_while_their_rows_move(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A push that is killed as it replaces files whose rows lie elsewhere now, as after a repair of a store."""
     store = a_store(tmp_path / "a", "zarr")
@@ -258,6 +287,24 @@ def test_receipts_go_while_their_rows_move(tmp_path: Path, url: str, monkeypatch
     push_store(again, bucket)
     assert truthful(there, again) == len(again.receipts)
     same(again, pulled(url, tmp_path / "c"))
+
+
+def test_receipts_come_again_with_their_rows_where_whole_chunks_go(tmp_path: Path, monkeypatch) -> None:
+    """Rows that lie elsewhere now, in chunks that are not whole."""
+    (tmp_path / "bucket").mkdir()
+    bucket, stores = Bucket(f"file://{tmp_path / 'bucket'}"), []
+    for name, size in (("a", 16), ("b", 32)):
+        monkeypatch.setattr(layout, "CHUNK_BYTES", size * 1024)
+        stores.append(a_store(tmp_path / name, "zarr", leave=1))
+    old, new = stores
+    push_store(old, bucket)
+    for receipt in old.receipts:
+        receipt.path(new.path).write_bytes(receipt.seal())
+    new = Store.open(new.path)
+    there = bucket.below(push_store(new, bucket, whole_chunks=True).place)
+    assert truthful(there, new) == len(new.receipts)
+    described(there)
+    same(new, pulled(bucket.url, tmp_path / "c"))
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -314,6 +361,29 @@ def test_two_who_push_the_same(tmp_path: Path, url: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(Bucket, "put_pieces", meanwhile)
     with pytest.raises(BucketError, match="somebody else pushes this store"):
         push_store(store, bucket)
+
+
+def test_two_who_begin_in_the_same_instant(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Manifests of equal bytes would be the own ones of both."""
+    store, swap, others = a_store(tmp_path / "a", "zarr"), Bucket.swap, [1]
+
+    def begins_too(self: Bucket, path: str, data: bytes, old: object) -> object:
+        if others:
+            others.pop()
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(push, "in_parallel", interrupted)
+                push_store(store, Bucket(url))
+        return swap(self, path, data, old)
+
+    def interrupted(*args: object, **kwargs: object) -> object:
+        if Bucket(url).below("/".join(store.path.parts[-3:])).head("manifest.json"):
+            raise KeyboardInterrupt  # it has begun, and goes on later
+        return in_parallel(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Bucket, "swap", begins_too)
+    with pytest.raises(BucketError, match="somebody else pushes this store"):
+        push_store(store, Bucket(url))
+    assert not others
 
 
 @pytest.mark.parametrize("at", ["pool2/c.1.", "content_hash/c.", "receipts/"])
@@ -456,3 +526,125 @@ def test_room_is_asked_for_what_was_not_pushed_too(tmp_path: Path, url: str, mon
     copy = pulled(url, tmp_path / "c")
     files = [path for path in copy.path.rglob(f"*/{array_name(LARGE)}*/**/*") if path.is_file()]
     assert max(asked) == sum(path.stat().st_size for path in files)
+
+
+def test_what_a_push_that_was_killed_left_can_be_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the manifest is there, and the machine that pushed is lost."""
+    for format in FORMATS:
+        bucket = _folder(tmp_path / format)
+        lost, other = (create(tmp_path / format / name, format, rows=ROWS)[1] for name in "ab")
+        for store in (lost, other):
+            fill(store, [LARGE], leave=2)
+        push_store(lost, bucket)
+        with lost.writing() as writer:
+            writer.add_segment(samples(200, first=ROWS))
+            writer.mark({7: "no image"})
+        fill(lost, [LARGE])
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(push._Push, "save", _but_the_last())
+            push_store(lost, bucket)
+        with pytest.raises(CacheError, match="diffcache pull"):
+            push_store(other, bucket)
+        same(lost, pulled(bucket.url, tmp_path / format / "b"))
+        same(lost, pulled(bucket.url, tmp_path / format / "c"))
+        there = bucket.below(push_store(Store.open(other.path), bucket).place)
+        described(there)
+        assert truthful(there, lost) == len(lost.receipts)
+        assert verify_store(next((tmp_path / format / "c").glob("toys/train/*"))).damage == ()
+
+
+def _folder(path: Path) -> Bucket:
+    (path / "bucket").mkdir(parents=True)
+    return Bucket(f"file://{path / 'bucket'}")
+
+
+def _but_the_last() -> Callable[[push._Push], None]:
+    saved: list[int] = []
+    save = push._Push.save
+
+    def once(self: push._Push) -> None:
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        saved.append(1)
+        save(self)
+
+    return once
+
+
+def test_receipts_without_rows_of_a_push_that_was_replaced(tmp_path: Path) -> None:
+    """They are not in the manifest: nobody has to have their rows, as nobody can."""
+    bucket = _folder(tmp_path)
+    store = a_store(tmp_path / "a", "zarr", leave=2)
+    there = bucket.below(push_store(store, bucket).place)
+    _, other = create(tmp_path / "b", "zarr", rows=ROWS)
+    fill(other)
+    (mixed,) = (one for one in Store.open(other.path).receipts if one.rows.start == 0)
+    name = mixed.path(other.path).relative_to(other.path).as_posix()
+    there.put(name, mixed.seal())
+    same(store, pulled(bucket.url, tmp_path / "c"))
+    push_store(store, bucket)
+    assert not there.head(name)
+    described(there)
+
+
+def test_a_push_that_is_killed_after_the_content_hashes_leaves_a_manifest_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for format in FORMATS:
+        bucket = _folder(tmp_path / format)
+        store = a_store(tmp_path / format / "a", format, leave=2)
+        there = bucket.below(push_store(store, bucket).place)
+        fill(store)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(push._Push, "_put_receipt", _interrupted)
+            push_store(store, bucket)
+        described(there)
+
+
+def _interrupted(*args: object) -> object:
+    raise KeyboardInterrupt
+
+
+def test_receipts_that_are_taken_back_while_one_pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket, told = _folder(tmp_path), []
+    store = a_store(tmp_path / "a", "zarr")
+    there = bucket.below(push_store(store, bucket).place)
+    add = pull._Pull._add_ranges
+
+    def meanwhile(self: pull._Pull, copy: Store) -> None:
+        manifest, entry = Manifest.read(there)
+        name = receipts_in(there)[0]
+        left = {path: file for path, file in manifest.files.items() if path != name}
+        there.swap("manifest.json", replace(manifest, files=left).seal(), entry)
+        there.delete(name)
+        add(self, copy)
+
+    monkeypatch.setattr(pull._Pull, "_add_ranges", meanwhile)
+    (one,) = pull_cache(bucket, tmp_path / "b", on_event=told.append)
+    assert one.receipts == len(store.receipts) - 1
+    assert any("was taken back meanwhile; pull again" in str(event) for event in told)
+
+
+def test_the_other_stores_are_pulled_where_one_is_damaged(tmp_path: Path) -> None:
+    bucket = _folder(tmp_path)
+    for split in ("train", "test"):
+        a_store(tmp_path / "a", "zarr", split=split)
+    first, _ = push_cache(tmp_path / "a", bucket)
+    bucket.below(first.place).delete("manifest.json")
+    with pytest.raises(MissingError, match=f"{first.place}: no store was pushed there"):
+        pull_cache(bucket, tmp_path / "b")
+    assert [store.split for store in open_cache(tmp_path / "b").stores()] == ["train"]
+
+
+def test_room_is_not_asked_again_for_what_a_killed_pull_left(tmp_path: Path, monkeypatch) -> None:
+    bucket = _folder(tmp_path)
+    push_store(a_store(tmp_path / "a", "zarr"), bucket)
+    asked: list[int] = []
+    monkeypatch.setattr(pull, "require_room", lambda folder, needed: asked.append(needed))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pull, "flush_tree", _interrupted)
+        pull_cache(bucket, tmp_path / "b")
+    whole = max(asked)
+    asked.clear()
+    pull_cache(bucket, tmp_path / "b")
+    assert max(asked) < whole / 2

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
 from diffcache.cache import Store, verify_store
+from diffcache.cache.buckets.parallel import in_parallel
 from diffcache.cache.buckets.place import Bucket
 from diffcache.cache.buckets.pull import pull_cache
 from diffcache.cache.buckets.pusher import pushing
@@ -65,6 +68,46 @@ def test_an_error_of_the_writer_is_the_one_that_is_raised(tmp_path: Path, url: s
         store = a_store(tmp_path / "a", "zarr")
         raise KeyError("mine")
     assert not receipts_in(Bucket(url).below("/".join(store.path.parts[-3:])))
+
+
+def test_an_error_of_the_writer_waits_for_no_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bucket").mkdir()
+    begun, ended = threading.Event(), []
+
+    def endless(self: Bucket, path: str, size: int, pieces: Callable[[], Iterable[bytes]]) -> None:
+        begun.set()
+        until = time.monotonic() + 3
+        with pytest.raises(BucketError, match="the push was ended"):
+            while time.monotonic() < until:
+                list(pieces())
+        ended.append(path)
+        raise BucketError("ended")
+
+    monkeypatch.setattr(Bucket, "put_pieces", endless)
+    told: list[Event] = []
+    with (
+        pytest.raises(KeyboardInterrupt),
+        pushing(tmp_path / "a", f"file://{tmp_path}/bucket", every=0.01, all_every=0.0, on_event=told.append),
+    ):
+        a_store(tmp_path / "a", "zarr")
+        assert begun.wait(10)
+        raise KeyboardInterrupt
+    assert ended
+    assert not told
+
+
+def test_what_is_under_way_hears_of_an_error() -> None:
+    over = threading.Event()
+    heard: list[bool] = []
+
+    def work(task: int) -> None:
+        if not task:
+            raise KeyError
+        heard.append(over.wait(3))
+
+    with pytest.raises(KeyError):
+        list(in_parallel(work, [1, 0], jobs=2, over=over))
+    assert heard == [True]
 
 
 def test_what_cannot_be_read_is_said_before_anything_is_computed(tmp_path: Path) -> None:

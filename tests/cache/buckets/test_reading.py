@@ -274,6 +274,160 @@ class TestMirror:
         with pytest.raises(ConfigError, match="known are s3"):
             open_cache("gopher://bucket/cache")
 
+    def test_a_folder_is_made_only_to_write_there(self, here: Cache, tmp_path: Path) -> None:
+        for name in ("none/a b", "none"):
+            with pytest.raises(MissingError, match="there is no cache here"):
+                open_cache(f"file://{tmp_path / name}")
+        assert not (tmp_path / "none").exists()
+        assert list(Bucket(f"file://{tmp_path / 'none'}").list()) == []
+        url = f"file://{tmp_path / 'none/a b%2Fc'}"  # as URLs have what a name cannot
+        push_cache(here.root, url)
+        assert (tmp_path / "none/a b/c/stores.json").exists()
+        assert np.array_equal(features(open_cache(url))[:9], features(here)[:9])
+
+    def test_a_url_of_another_folder_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        for name in ("a#b", "a?b", "a\\b", "a\tb", "a\nb"):
+            for call in (open_cache, Bucket):
+                with pytest.raises(ConfigError, match=f"write %{ord(name[1]):02X} in its place"):
+                    call(f"file://{tmp_path}/{name}")
+        assert list((tmp_path / "a").iterdir()) == []
+
+    @pytest.mark.parametrize("call", [open_cache, Bucket, Store.open, lambda url: open_cache(url, create=True)])
+    def test_a_password_in_a_url_is_refused_and_not_told(self, call: Callable[[str], object], mirrors: Path) -> None:
+        with pytest.raises(ConfigError, match=r"http://host/x.*: expected a URL without user and password") as refused:
+            call("http://me:secret@host/x/toys/train/0123456789abcdef")
+        assert "secret" not in str(refused.value)
+        assert not mirrors.exists()
+
+    def test_one_store_that_is_damaged_leaves_the_others(self, tmp_path: Path) -> None:
+        cache, store = toy.create(tmp_path / "here", "zarr", rows=100)
+        toy.fill(store)
+        gone = toy.create(cache.root, "zarr", rows=50, images="gone")[1]
+        toy.fill(gone)
+        others = toy.create(cache.root, "zarr", rows=50, images="others")[1]
+        toy.fill(others)
+        url = pushed(cache)
+        manifest = bucket_of(cache) / layout.short_place(others.path) / MANIFEST
+        whole = manifest.read_bytes()
+        for known in (False, True):  # the mirror had it before
+            if known:
+                manifest.write_bytes(whole)
+                _ = [store.segments for store in open_cache(url).stores()]
+            manifest.write_bytes(whole[:-9])
+            (bucket_of(cache) / layout.short_place(gone.path) / MANIFEST).unlink(missing_ok=True)
+            far = open_cache(url)
+            assert [one.images for one in far.stores()] == ["toys"]
+            (lost, damaged) = far.damaged
+            assert f"{url}/gone/train" in lost
+            assert "the stores.json of the cache names it" in lost
+            assert f"{url}/others/train" in damaged
+            assert "damaged" in damaged
+            assert np.array_equal(features(far)[:9], features(cache)[:9])
+            place = layout.short_place(others.path)
+            for asked in (
+                lambda far=far: far.store(images="others", split="train", recipe=others.recipe),
+                lambda far=far, place=place: Store.open(far.root / place),
+                lambda place=place: Store.open(f"{url}/{place}"),
+            ):
+                with pytest.raises(CacheError, match=rf"others/train.*{MANIFEST}: damaged"):
+                    asked()
+            assert far.store(images="none", split="train", recipe=others.recipe) is None
+        manifest.write_bytes(whole)
+        assert Store.open(f"{url}/{place}").rows == 50
+        assert far.store(images="others", split="train", recipe=others.recipe).rows == 50
+
+    def test_stores_whose_names_only_look_alike_have_files_of_their_own(self, tmp_path: Path) -> None:
+        cache, store = toy.create(tmp_path / "here", "zarr", rows=50, images="toys.a", split="train")
+        toy.create(cache.root, "zarr", rows=50, images="toys", split="a.train")
+        toy.fill(store)
+        url = pushed(cache)
+        places = [layout.short_place(one.path) for one in open_cache(url).stores()]
+        one = mirror.open_mirror(url)
+        assert len({one._record(place) for place in places}) == len(places) == 2
+
+    def test_marks_never_go_while_they_change(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A process reads what another brings up to date."""
+        cache, store = toy.create(tmp_path / "here", "zarr", rows=100)
+        toy.fill(store)
+        with store.writing() as writer:
+            writer.mark({5: "no image"})
+        url = pushed(cache)
+        mine, first = open_cache(url).stores()[0], mirror.open_mirror(url)
+        _ = mine.segments
+        with store.writing() as writer:
+            writer.mark({6: "no image"})
+        pushed(cache)
+        forget()
+        seen, real = [], mirror.Mirror._bring_missing
+
+        def bring(self: mirror.Mirror, *arguments: Any, **options: Any) -> Any:
+            seen.append(sorted(mine.marks))
+            return real(self, *arguments, **options)
+
+        monkeypatch.setattr(mirror.Mirror, "_bring_missing", bring)
+        assert sorted(features(open_cache(url)).marks) == [5, 6]
+        assert seen == [[5]]
+        mirror._mirrors[first.root] = first
+        with pytest.raises(NotCachedError, match="open it again"):  # those marks are not of these rows any more
+            Features(mine, toy.LARGE)
+        mine.refresh()
+        assert sorted(Features(mine, toy.LARGE).marks) == [5, 6]
+
+    @pytest.mark.parametrize("format", ["zarr", "hdf5"])
+    def test_files_of_segments_may_be_newer_than_the_manifest(
+        self, format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As while a push goes on, or after one that was killed."""
+        monkeypatch.setattr(layout, "RANGE_ROWS", 128)
+        cache, store = toy.create(tmp_path / "here", format, rows=300)
+        toy.fill(store, [toy.LARGE], leave=1)
+        url = pushed(cache)
+        there = bucket_of(cache) / layout.short_place(store.path)
+        old = {path: path.read_bytes() for path in there.rglob("*") if path.is_file()}
+        toy.fill(store, [toy.LARGE])
+        pushed(cache)
+        (name,) = {run.path for run in store.segments[0].content_hash.runs}
+        newer = (there / name).read_bytes()
+        for path in sorted(set(there.rglob("*")) - old.keys()):
+            path.is_file() and path.unlink()
+        for path, data in old.items():
+            path.write_bytes(newer if path == there / name else data)
+        far = features(open_cache(url), partial=True)
+        assert 0 < far.committed.sum() < 300
+        rows = np.flatnonzero(far.committed)
+        assert np.array_equal(far[rows], features(cache)[rows])
+        forget()
+        at = newer.index(toy.hashes(300)[rows[0]].tobytes())  # a committed row, which a receipt speaks of
+        for place in [at] if format == "zarr" else [at, 3]:  # and the rest, which the segment speaks of
+            shutil.rmtree(tmp_path / "mirrors")
+            (there / name).write_bytes(newer[:place] + bytes([newer[place] ^ 1]) + newer[place + 1 :])
+            with pytest.raises(CacheError, match=rf"{name}: damaged: bytes 0 to .*push the store again"):
+                features(open_cache(url), partial=True)
+
+    def test_a_fork_holds_no_lock_of_its_parent(self, tmp_path: Path) -> None:
+        one = mirror.open_mirror(f"file://{tmp_path}")
+        held, done = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with one._lock, mirror._opening:
+                held.set()
+                done.wait(5)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait(5)
+        context = multiprocessing.get_context("fork")
+        free = context.SimpleQueue()
+        child = context.Process(
+            target=lambda: free.put([one._lock.acquire(blocking=False), mirror._opening.acquire(blocking=False)])
+        )
+        child.start()
+        child.join(10)
+        done.set()
+        thread.join()
+        assert free.get() == [True, True]
+
     def test_the_bound_is_a_number(self, here: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
         url = pushed(here)
         monkeypatch.setenv("DIFFCACHE_MIRROR_BYTES", "20 GB")
@@ -283,6 +437,13 @@ class TestMirror:
         assert features(open_cache(url)).kept_nbytes == 200_000
         assert features(open_cache(url, mirror_bytes=300_000)).kept_nbytes == 300_000
         assert features(here).kept_nbytes is None
+        sent = [pickle.dumps(one) for one in (features(open_cache(url)), open_cache(url).stores()[0])]
+        open_cache(url, mirror_bytes=400_000)
+        assert pickle.loads(sent[0]).kept_nbytes == 400_000  # what this process was told last
+        for text in sent:
+            forget()
+            there = pickle.loads(text)
+            assert getattr(there, "store", there).mirror.chunks.limit == 300_000
 
 
 class TestBounded:
@@ -442,6 +603,19 @@ class TestNothingWrong:
             path.write_bytes(b"\1" * path.stat().st_size)
         with pytest.raises((BucketError, MissingError), match="pushed again since it was opened"):
             far[len(far) - 1]
+
+    def test_old_features_know_of_another_push_that_was_seen_since(self, tmp_path: Path) -> None:
+        cache, store = toy.create(tmp_path / "here", "zarr", rows=100)
+        toy.fill(store)
+        url = pushed(cache)
+        old = features(open_cache(url))
+        with store.writing() as writer, writer.begin(layout.RowRange(0, 0, 100), [toy.LARGE]) as part:
+            part.write(toy.LARGE, 0, toy.values(toy.LARGE, 100) + 1)
+            part.commit(toy.hashes(100))
+        pushed(cache)
+        open_cache(url)
+        with pytest.raises(BucketError, match="pushed again since it was opened"):
+            old[0]
 
     def test_receipts_and_pieces_are_of_one_push(self, here: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
         """Another process brings the mirror further between the reading of receipts and that of the manifest."""

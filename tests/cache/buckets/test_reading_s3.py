@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,14 +11,16 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from diffcache.cache import open_cache
-from diffcache.cache.buckets import contents, mirror
+from diffcache.cache.buckets import contents, mirror, place
+from diffcache.cache.buckets.place import Bucket
 from diffcache.cache.buckets.push import push_cache
-from diffcache.errors import BucketError, MissingError
+from diffcache.errors import BucketError, DiskFullError, MissingError
 
 from .. import toy
 from .proxy import Proxy
@@ -89,31 +92,85 @@ def test_the_library_reads_in_a_forked_loader(url: str, tmp_path: Path) -> None:
 
 
 class _Quiet(SimpleHTTPRequestHandler):
+    """A server of files that takes paths as they are, and gives no parts."""
+
+    asked: ClassVar[list[str]] = []
+
     def log_message(self, *arguments: object) -> None:
         """Say nothing."""
 
+    def do_GET(self) -> None:
+        """As the paths are, so that of two slashes both count."""
+        self.asked.append(self.path)
+        if "//" in self.path:
+            self.send_error(404)
+        else:
+            super().do_GET()
 
-@pytest.mark.parametrize("format", ["zarr", "hdf5"])
-def test_a_server_of_files_that_gives_no_parts(format: str, tmp_path: Path) -> None:
-    cache, store = toy.create(tmp_path / "here", format, rows=300)
-    toy.fill(store)
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    """The URL of the files below ``served`` of the test's folder."""
     (tmp_path / "served").mkdir()
-    push_cache(cache.root, f"file://{tmp_path / 'served'}")
+    _Quiet.asked.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(tmp_path / "served")))
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        far = open_cache(f"http://127.0.0.1:{server.server_address[1]}").features(**KEY)
-        assert np.array_equal(far[::3], cache.features(**KEY)[::3])
-    finally:
-        server.shutdown()
-        server.server_close()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("format", "folder"), [("zarr", ""), ("hdf5", ""), ("zarr", "/some/features")])
+def test_a_server_of_files_that_gives_no_parts(format: str, folder: str, served: str, tmp_path: Path) -> None:
+    cache, store = toy.create(tmp_path / "here", format, rows=300)
+    toy.fill(store)
+    push_cache(cache.root, f"file://{tmp_path / 'served'}{folder}")
+    far = open_cache(f"{served}{folder}").features(**KEY)
+    assert np.array_equal(far[::3], cache.features(**KEY)[::3])
+
+
+@pytest.mark.usefixtures("small")
+def test_a_copy_of_an_object_goes_when_other_bytes_are_expected(served: str, tmp_path: Path) -> None:
+    cache, store = toy.create(tmp_path / "here", "hdf5", rows=300)
+    toy.fill(store, leave=1)
+    push_cache(cache.root, f"file://{tmp_path / 'served'}")
+    some = open_cache(served).features(**KEY, partial=True)
+    assert np.array_equal(some[:20], cache.features(**KEY, partial=True)[:20])
+    toy.fill(store)
+    push_cache(cache.root, f"file://{tmp_path / 'served'}")
+    assert np.array_equal(open_cache(served).features(**KEY)[:], cache.features(**KEY)[:])
+
+
+def test_copies_of_objects_are_bounded(served: str, tmp_path: Path, monkeypatch) -> None:
+    for number in range(4):
+        (tmp_path / "served" / f"file{number}").write_bytes(b"%d" % number * 1000)
+    bucket = Bucket(served)
+    monkeypatch.setattr(place, "_SPOOLED_BYTES", 2500)
+    assert [bucket.get(f"file{n}", offset=9, length=1) for n in (0, 1, 2, 3, 2, 3, 0)] == [
+        b"%d" % n for n in (0, 1, 2, 3, 2, 3, 0)
+    ]
+    copied = [path for path in _Quiet.asked if path.startswith("/file")]
+    assert copied.count("/file0") > copied.count("/file3")
+    assert sum(one.size for one in bucket._spool._files.values()) <= 2500
+    monkeypatch.setattr(place, "_SPOOLED_BYTES", 10)
+    assert bucket.get("file1", offset=0, length=3) == b"111"  # the one that is read is kept whatever it has
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    asked = len(_Quiet.asked)
+    monkeypatch.setattr(place, "pwrite_all", full)
+    with pytest.raises(DiskFullError, match="make room"):
+        bucket.get("file2", offset=0, length=3)
+    assert len(_Quiet.asked) <= asked + 2  # another try would find no room either
+    assert sum(os.fstat(one.file.fileno()).st_size for one in bucket._spool._files.values()) <= 1000
 
 
 def test_commands(url: str, tmp_path: Path) -> None:
     cache, store = toy.create(tmp_path / "here", "zarr", rows=100)
     toy.fill(store)
     push_cache(cache.root, url)
-    place = f"{store.images}/{store.split}/{store.fingerprint[:16]}"
+    short = f"{store.images}/{store.split}/{store.fingerprint[:16]}"
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "diffcache", *arguments, "--cache", url]
@@ -124,10 +181,10 @@ def test_commands(url: str, tmp_path: Path) -> None:
     assert listed.returncode == 0, listed.stderr
     assert listed.stdout.startswith(url)
     assert "toys/train" in listed.stdout
-    done = run("export", place, "t90/b24/pool2", "out.npy")
+    done = run("export", short, "t90/b24/pool2", "out.npy")
     assert done.returncode == 0, done.stderr
     assert np.array_equal(np.load(tmp_path / "out.npy"), cache.features(**KEY)[:])
-    for refused in (["rm", place, "--yes"], ["verify", place], ["gc", "--delete"]):
+    for refused in (["rm", short, "--yes"], ["verify", short], ["gc", "--delete"]):
         done = run(*refused)
         assert done.returncode, refused
         assert f"{url}: this cache is in a bucket and only read; pull it with `diffcache pull" in done.stderr, refused
