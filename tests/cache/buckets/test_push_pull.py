@@ -505,10 +505,12 @@ def test_objects_larger_than_they_are_said_to_be_are_not_read(
         file.truncate(1 << 40)
     with pytest.raises(CacheError, match=rf"{found[0].name}: damaged: "):
         pull_cache(url, tmp_path / "b")
-    if what in ("stores.json", "manifest.json"):
-        monkeypatch.setenv("DIFFCACHE_MIRROR", str(tmp_path / "mirrors"))
+    monkeypatch.setenv("DIFFCACHE_MIRROR", str(tmp_path / "mirrors"))
+    if what == "stores.json":
         with pytest.raises(CacheError, match=rf"{found[0].name}: damaged: "):
             open_cache(url)
+    elif what == "manifest.json":
+        assert f"{found[0].name}: damaged: " in open_cache(url).damaged[0]
 
 
 def test_room_is_asked_for_what_was_not_pushed_too(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
