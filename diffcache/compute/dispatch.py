@@ -223,10 +223,9 @@ class Dispatch(Generic[T]):
                 key=keys,
                 pure=False,
                 priority=-self._number,
+                # No other one: Dask would give those of all to one that is stuck, or that cannot take part, as it seems
+                # to have nothing to do.
                 workers=None if worker is None else [worker],
-                # Long tasks may go to one that has less to do. Of short ones one that is stuck would be given those of
-                # all others, and of any, one that cannot take part.
-                allow_other_workers=worker is not None and self._ahead == self._least_ahead and not self._refused,
             )
         for future, (task, order) in zip(futures, tasks, strict=True):
             self._flying[future.key] = (future, task, order, worker)
