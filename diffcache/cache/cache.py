@@ -54,9 +54,8 @@ def open_cache(root: str | Path, *, create: bool = False, mirror_bytes: int | No
             number; by default ``DIFFCACHE_MIRROR_BYTES``, or 20 GB.
 
     Raises:
-        ConfigError: there are no such URLs, or ``DIFFCACHE_MIRROR_BYTES`` is no number.
+        ConfigError: there are no such URLs, it names a user, or ``DIFFCACHE_MIRROR_BYTES`` is no number.
         MissingError: there is no such folder, or no cache at the URL.
-        ConfigError: there are no such URLs, or it names a user.
         CacheError: a cache in a bucket is to be made; it is only read.
         BucketError: the bucket cannot be read.
         DependencyError: the library that reads buckets is not installed.
